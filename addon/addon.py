@@ -1,0 +1,8 @@
+"""The script for `mitmdump -s`: loads the package that lies beside this file.
+
+mitmproxy puts this file's folder on `sys.path`, so a clone needs no installation.
+"""
+
+from prompt_cache_key.hooks import PromptCacheKey
+
+addons = [PromptCacheKey()]

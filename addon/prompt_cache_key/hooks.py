@@ -1,0 +1,386 @@
+"""The mitmproxy addon: options, hooks and commands around the plain modules beside it."""
+
+import json
+import logging
+import math
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import cast
+from weakref import WeakKeyDictionary
+
+from mitmproxy import command, ctx, exceptions, flowfilter, http, types
+from mitmproxy.addonmanager import Loader
+from mitmproxy.utils import human
+
+from . import body
+from .bridge import Bridge
+from .keys import Keys, Name, derived_key, random_key
+from .log import log, pairs, text
+from .options import PREFIX, Options, seconds, without
+from .session import AGENT_HEADER, Session, agent, find, from_header, is_raw_user_id
+from .stream import MEMBER_SIZE, RequestKey, ResponseTap
+from .totals import LARGE, Entry, Totals
+from .usage import Usage, UsageReader
+
+COLUMNS = "session,agent,model,key,state,age,expires in,requests,prompt tokens,cached,hit %".split(
+    ","
+)
+
+
+@dataclass
+class Exchange:
+    """A request that has a key, and what its response brings."""
+
+    session: str
+    agent: str
+    model: str
+    key: str
+    state: str
+    total: Entry
+    comment: str = ""
+    usage: UsageReader | None = None
+    tap: ResponseTap | None = None
+
+    def summary(self, usage: Usage | None = None) -> str:
+        """Return a short line for the screen."""
+        tokens = f" {usage.cached}/{usage.input} {usage.hit:.0f}%" if usage else ""
+        shown = f"{self.session[:8]} {self.agent} {text(self.model)} key={self.key[:8]}"
+        return shown + tokens
+
+
+class PromptCacheKey:
+    """Puts one stable `prompt_cache_key` for each Claude Code session into outgoing requests.
+
+    `clock` returns seconds and never goes back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.keys = Keys()
+        self.bridge = Bridge()
+        self.totals = Totals()
+        self.options = Options()
+        self.matches = flowfilter.parse(self.options.filter)
+        self.exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
+        self.refused: set[str] = set()
+        self.told: set[str] = set()
+
+    def load(self, loader: Loader) -> None:
+        """Register the options, and judge the values that were set before they were known."""
+        for option in fields(Options):
+            type_ = cast("type", option.type)
+            loader.add_option(PREFIX + option.name, type_, option.default, option.metadata["help"])
+        # mitmproxy would apply such values after this hook, where one of a wrong type ends the
+        # script's loading without a word, and one of no meaning with a traceback.
+        try:
+            ctx.options.process_deferred()
+            self._read_options()
+        except (exceptions.OptionsError, TypeError) as e:
+            log(logging.ERROR, f"not loaded, an option has a bad value: {e}")
+            raise exceptions.OptionsError(str(e)) from None
+
+    def configure(self, updated: set[str]) -> None:
+        """Take on changed options; OptionsError makes mitmproxy restore the old values."""
+        if "stream_large_bodies" in updated and (size := ctx.options.stream_large_bodies):
+            log(
+                logging.WARNING,
+                f"stream_large_bodies={size}: a larger request gets a key only if its session is "
+                "in the header and its length is known",
+            )
+        if not any(name.startswith(PREFIX) for name in updated):
+            return
+        new, matches = self._read_options()
+        if new.keys != self.options.keys:
+            self.keys.clear()
+        self.options, self.matches = new, matches
+        self.keys.ttl = seconds(new.ttl)
+        self.keys.sliding = new.sliding
+        self.keys.max_sessions = self.totals.max_sessions = new.max_sessions
+        self.keys.make = derived_key if new.keys == "derived" else random_key
+
+    def running(self) -> None:
+        """Say that the addon is active, how it is set, and where Claude Code should go."""
+        settings = asdict(self.options)
+        del settings["filter"]
+        settings["headers"] = ",".join(settings["headers"])
+        here = self._client_settings()
+        log(logging.INFO, f"active: {pairs(**settings)}; point Claude Code here: {here}")
+
+    def done(self) -> None:
+        """Sum up what the sessions got from the cache."""
+        if self.totals.all.requests:
+            for line in self.totals.summary():
+                log(logging.INFO, line)
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Prepare a request that is streamed, and so is sent on before `request` is called."""
+        request = flow.request
+        if request.stream is not True or not self._is_ours(flow):
+            return
+        session = from_header(request.headers)
+        if not session or "content-encoding" in request.headers:
+            return
+        speaker = Session(session, agent(request.headers), "header")
+
+        def key_of(model: str) -> str:
+            key, new = self._key(speaker, model)
+            self._keyed(flow, speaker, model, key, "new" if new else "reused")
+            return key
+
+        request.stream = RequestKey(key_of)
+        if length := request.headers.get("content-length"):
+            request.headers["content-length"] = str(int(length) + MEMBER_SIZE)
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        """Put the session's key into a request that is ours to touch."""
+        if not self._is_ours(flow):
+            return
+        try:
+            if isinstance(flow.request.stream, RequestKey):
+                flow.request.stream.check()
+            else:
+                self._give_key(flow)
+        except ValueError as e:
+            self._warn_unchanged(flow, str(e))
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """Let the events of a keyed request's response pass as they come."""
+        exchange = self.exchanges.get(flow)
+        if not exchange or not flow.response:
+            return
+        headers = flow.response.headers
+        kind = headers.get("content-type", "")
+        exchange.usage = UsageReader(kind, headers.get("content-encoding", ""))
+        is_stream = kind.strip().lower().startswith("text/event-stream")
+        if self.options.stream and is_stream and not flow.response.stream:
+            exchange.tap = flow.response.stream = ResponseTap(exchange.usage.feed, _kept_size())
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """Report what the upstream read from its cache, and keep what was streamed."""
+        self.bridge.remove(flow)
+        exchange = self.exchanges.pop(flow, None)
+        response = flow.response
+        if not exchange or not exchange.usage or not response:
+            return
+        if not exchange.tap:
+            exchange.usage.feed(response.raw_content or b"")
+        elif response.raw_content is None:
+            response.raw_content = exchange.tap.content
+        if exchange.usage.unread:
+            self._once(
+                logging.DEBUG,
+                f"usage is not read: {exchange.usage.unread}",
+                _endpoint(flow.request),
+                flow,
+            )
+        if usage := exchange.usage.finish():
+            self._report(flow, exchange, usage)
+        if response.status_code in (400, 422) and exchange.state != "kept":
+            self._check_refusal(flow, response)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        """Do the same with what was seen before one side broke off."""
+        self.response(flow)
+
+    @command.command("prompt_cache.sessions")
+    def sessions(self) -> types.Data:
+        """Show the sessions: their keys, how long those live, and what they got from the cache."""
+        now = self.clock()
+        table = [COLUMNS]
+        for session, agent_, model, row in self.totals.rows():
+            mapping = self.keys.peek(self._name(model, session, agent_), now)
+            times = (now - mapping.made, self.keys.remaining(mapping, now)) if mapping else ()
+            spans = [str(timedelta(seconds=int(seconds))) for seconds in times] or ["-", "-"]
+            numbers = [str(row.requests), str(row.input), str(row.cached), f"{row.hit:.0f}"]
+            table.append([session, agent_, model, row.key, row.state, *spans, *numbers])
+        return cast("types.Data", table)
+
+    @command.command("prompt_cache.forget")
+    def forget(self, session: str) -> None:
+        """End a session's mappings: its next request gets a new key."""
+        forgotten = self.keys.forget(session)
+        if not forgotten:
+            raise exceptions.CommandError(f"no key is known for session {text(session)}")
+        log(logging.INFO, f"forgot {pairs(keys=forgotten, session=session)}")
+
+    def _is_ours(self, flow: http.HTTPFlow) -> bool:
+        """Whether a request is live, unanswered, selected, and bound for who takes the field."""
+        if flow.response or flow.error or not flow.live or flow.is_replay:
+            return False
+        return bool(self.matches(flow)) and _endpoint(flow.request) not in self.refused
+
+    def _give_key(self, flow: http.HTTPFlow) -> None:
+        """Put the key in; ValueError if that cannot be done."""
+        content = _content(flow.request)
+        found = body.read(content)
+        own = found.prompt_cache_key
+        speaker = find(flow.request.headers, found.metadata, found.user, own)
+        if speaker:
+            if self.options.bridge:
+                self.bridge.add(flow, speaker.id, speaker.agent, lambda: _content(flow.request))
+        elif self.options.bridge and (cause := self.bridge.find(content)):
+            speaker = Session(*cause, "bridge")
+        elif is_raw_user_id(own):
+            raise ValueError("it shows no session, and its own key is a user id, a bad key")
+        else:
+            log(logging.DEBUG, "no key: the request shows no session", flow.client_conn.peername)
+            return
+        model = found.model if isinstance(found.model, str) else ""
+        if found.has_key and not (self.options.overwrite or is_raw_user_id(own)):
+            key, state = str(own), "kept"
+        else:
+            key, new = self._key(speaker, model)
+            state = "replaced" if found.has_key else "new" if new else "reused"
+            flow.request.content = body.with_key(content, found, key)
+        for name in self.options.headers:
+            flow.request.headers[name] = key
+        self._keyed(flow, speaker, model, key, state)
+
+    def _key(self, speaker: Session, model: str) -> tuple[str, bool]:
+        if not speaker.agent and self.options.scope == "agent":
+            raise ValueError(f"its header {AGENT_HEADER} is malformed")
+        return self.keys.get(self._name(model, speaker.id, speaker.agent or ""), self.clock())
+
+    def _name(self, model: str, session: str, agent_: str) -> Name:
+        return (model, session, agent_) if self.options.scope == "agent" else (model, session)
+
+    def _keyed(
+        self, flow: http.HTTPFlow, speaker: Session, model: str, key: str, state: str
+    ) -> None:
+        """Tell of a request that has its key now."""
+        agent_ = speaker.agent or "unknown"
+        flow.metadata |= {
+            "prompt_cache_key": key,
+            "prompt_cache_state": state,
+            "claude_session": speaker.id,
+            "claude_agent": agent_,
+        }
+        exchange = Exchange(
+            speaker.id,
+            agent_,
+            model,
+            key,
+            state,
+            self.totals.request(speaker.id, agent_, model, key, state),
+        )
+        self.exchanges[flow] = exchange
+        self._comment(flow, exchange)
+        shown = pairs(
+            key=key,
+            session=speaker.id,
+            agent=agent_,
+            model=model,
+            state=state,
+            source=speaker.source,
+        )
+        log(logging.INFO, shown, flow.client_conn.peername)
+
+    def _comment(self, flow: http.HTTPFlow, exchange: Exchange, usage: Usage | None = None) -> None:
+        """Comment the flow, unless someone else did."""
+        if self.options.comment and flow.comment == exchange.comment:
+            flow.comment = exchange.comment = exchange.summary(usage)
+
+    def _report(self, flow: http.HTTPFlow, exchange: Exchange, usage: Usage) -> None:
+        self._comment(flow, exchange, usage)
+        shown = pairs(
+            key=exchange.key,
+            session=exchange.session,
+            model=exchange.model,
+            input=usage.input,
+            cached=usage.cached,
+            hit=f"{usage.hit:.0f}%",
+        )
+        log(logging.INFO, f"usage {shown}", flow.client_conn.peername)
+        total = exchange.total
+        if usage.input >= LARGE and not total.session.cached:
+            content = flow.request.get_content(strict=False) or b""
+            total.see_attribution(body.attribution(content))
+        if total.add(usage.input, usage.cached):
+            log(
+                logging.WARNING,
+                f"{total.session.large} large prompts and no cached token in "
+                f"{pairs(session=exchange.session)}; likely causes: {total.likely_causes()}",
+            )
+
+    def _check_refusal(self, flow: http.HTTPFlow, response: http.Response) -> None:
+        """Give no more keys to an endpoint that has rejected a request because of one."""
+        words = (response.get_content(strict=False) or b"").decode(errors="replace")
+        at = words.find(body.NAME)
+        if at >= 0:
+            endpoint = _endpoint(flow.request)
+            self.refused.add(endpoint)
+            said = json.dumps(words[max(0, at - 100) : at + 100])
+            setting = f"{PREFIX}filter={without(self.options.filter, endpoint)}"
+            log(
+                logging.WARNING,
+                f"{text(endpoint)} rejects the field ({response.status_code}: {said}) and gets no "
+                f"key until a restart; to make that permanent: --set {shlex.quote(setting)}",
+                flow.client_conn.peername,
+            )
+
+    def _warn_unchanged(self, flow: http.HTTPFlow, why: str) -> None:
+        """Warn, once for each reason, that a request goes on without a key."""
+        where = f"{flow.request.method} {text(_endpoint(flow.request))}"
+        self._once(logging.WARNING, f"it goes on unchanged: {why}", f"no key for {where}", flow)
+
+    def _once(self, level: int, cause: str, where: str, flow: http.HTTPFlow) -> None:
+        if cause not in self.told:
+            self.told.add(cause)
+            log(level, f"{where}, {cause}", flow.client_conn.peername)
+
+    @staticmethod
+    def _read_options() -> tuple[Options, flowfilter.TFilter]:
+        names = [option.name for option in fields(Options)]
+        values = {name: getattr(ctx.options, PREFIX + name) for name in names}
+        try:
+            options = Options(**values)
+        except ValueError as e:
+            raise exceptions.OptionsError(str(e)) from None
+        try:
+            return options, flowfilter.parse(options.filter)
+        except ValueError as e:
+            raise exceptions.OptionsError(f"{PREFIX}filter: {e}") from None
+
+    @staticmethod
+    def _client_settings() -> str:
+        """Return the environment that leads Claude Code through the first of our listeners."""
+        certificate = Path(ctx.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
+        trust = f"NODE_EXTRA_CA_CERTS={certificate}"
+        servers = ctx.master.addons.get("proxyserver").servers
+        server = next((server for server in servers if server.listen_addrs), None)
+        if not server:
+            return f"{trust} claude"
+        host, port = server.listen_addrs[0][:2]
+        if host in ("", "::", "0.0.0.0"):  # noqa: S104  # compared, not bound
+            host = "127.0.0.1"
+        url = f"http://{human.format_address((host, port))}"
+        if server.mode.type_name == "reverse":
+            return f"ANTHROPIC_BASE_URL={url} claude"
+        return f"HTTPS_PROXY={url} {trust} claude"
+
+
+def _content(request: http.Request) -> bytes:
+    """Return the decoded body; ValueError if there is none to work on."""
+    if request.stream or request.raw_content is None:
+        raise ValueError("it is streamed (stream_large_bodies) and shows no session in its header")
+    try:
+        return request.get_content() or b""
+    except ValueError:
+        coding = text(request.headers["content-encoding"])
+        raise ValueError(f"the body cannot be decoded as {coding}") from None
+
+
+def _endpoint(request: http.Request) -> str:
+    return request.pretty_url.partition("?")[0]
+
+
+def _kept_size() -> float:
+    """Return up to which size mitmproxy would keep a body: any, unless it is told otherwise."""
+    if getattr(ctx.options, "store_streamed_bodies", False):
+        return 0  # it keeps a copy itself
+    limits = (ctx.options.stream_large_bodies, ctx.options.body_size_limit)
+    return min((human.parse_size(limit) or 0 for limit in limits if limit), default=math.inf)

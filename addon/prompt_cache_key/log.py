@@ -1,0 +1,31 @@
+"""Log lines: `[prompt-cache] …`, with fields written `name=value`, safe to read by machines."""
+
+import json
+import logging
+import re
+from typing import Any
+
+MAX_LENGTH = 256
+
+_logger = logging.getLogger("prompt_cache_key")
+_PLAIN = re.compile(r"[!#-~]+")  # printable ASCII but the space and the double quote
+
+
+def text(value: str) -> str:
+    """Return a value as it is where that is plain, else quoted and escaped as JSON; cut if long."""
+    cut = value if len(value) <= MAX_LENGTH else value[: MAX_LENGTH - 1] + "…"
+    return cut if _PLAIN.fullmatch(cut) else json.dumps(cut)
+
+
+def pairs(**values: object) -> str:
+    """Return `name=value name=value …`."""
+    return " ".join(f"{name}={text(_plain(value))}" for name, value in values.items())
+
+
+def log(level: int, message: str, client: Any = None) -> None:
+    """Write a line to mitmproxy's event log, with the client's address where one is given."""
+    _logger.log(level, "[prompt-cache] %s", message, extra={"client": client})
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,82 @@
+"""Bodies that pass by in chunks: a response that is looked at, a request that gets its key."""
+
+from collections.abc import Callable
+
+from . import body
+
+MEMBER_SIZE = len(body.member("-" * 36))
+"""Bytes that a key of 36 characters adds to a streamed request."""
+
+MAX_HEAD = 64 << 10
+"""Bytes of a request held back at most until its model is seen; Claude Code sends it first."""
+
+
+class ResponseTap:
+    """Passes chunks on unchanged, shows each to `see`, and keeps a copy of up to `limit` bytes."""
+
+    def __init__(self, see: Callable[[bytes], None], limit: float) -> None:
+        self._see = see
+        self._limit = limit
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def __call__(self, chunk: bytes) -> bytes:
+        """Take a chunk and return it."""
+        self._see(chunk)
+        self._size += len(chunk)
+        self._chunks.append(chunk)
+        if self._size > self._limit:
+            self._chunks.clear()
+        return chunk
+
+    @property
+    def content(self) -> bytes | None:
+        """What has passed so far; None if it is too large to be kept."""
+        return None if self._size > self._limit else b"".join(self._chunks)
+
+
+class RequestKey:
+    """Puts a key of 36 characters into a JSON object that passes by in chunks.
+
+    `key_of` makes the key for the model, once that is seen; ValueError if it cannot. What comes
+    out is always `MEMBER_SIZE` bytes longer than what went in, as the headers have promised: a
+    body that gets no key gets white space after its end, which JSON allows.
+    """
+
+    def __init__(self, key_of: Callable[[str], str]) -> None:
+        self._key_of = key_of
+        self._head: bytes | None = b""
+        self._why_not = ""
+
+    def __call__(self, chunk: bytes) -> list[bytes]:
+        """Take a chunk, or b"" at the end; return the chunks to be sent on."""
+        sent = [chunk]
+        if self._head is not None:
+            self._head += chunk
+            model = body.model_in(self._head) if b'"model"' in self._head else None
+            if model is None and chunk and len(self._head) < MAX_HEAD:
+                return []
+            sent, self._head = self._with_key(self._head, model), None
+        if self._why_not and not chunk:
+            sent.append(b" " * MEMBER_SIZE)
+        return [part for part in sent if part]  # an empty one would end a chunked request
+
+    def check(self) -> None:
+        """Raise ValueError with the reason if the body got no key."""
+        if self._why_not:
+            raise ValueError(self._why_not)
+
+    def _with_key(self, head: bytes, model: str | None) -> list[bytes]:
+        if model is None:
+            self._why_not = "it is streamed, and its model is not at the beginning"
+        elif f'"{body.NAME}"'.encode() in head:
+            self._why_not = "it is streamed, and may have a key of its own"
+        else:
+            try:
+                key = self._key_of(model)
+            except ValueError as e:
+                self._why_not = str(e)
+            else:
+                brace = head.index(b"{") + 1
+                return [head[:brace], body.member(key), head[brace:]]
+        return [head]
