@@ -6,6 +6,7 @@ anew: a prompt cache works on the exact prompt, so each byte but the key's stays
 
 import json
 import re
+from codecs import utf_8_decode
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public, unlisted by typeshed
@@ -20,9 +21,12 @@ NAME: Final = "prompt_cache_key"
 ABSENT: Final = object()
 TOO_DEEP: Final = "the body nests too deep"
 
+_STEP = 16 << 10
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _START = re.compile(r"\ufeff?[ \t\n\r]*\{")
 _NAME = re.compile(r'[ \t\n\r]*"')
+_COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _COLON = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 _ATTRIBUTION = re.compile(rb'"x-anthropic-billing-header:[^"\\]*')
 _EMPTY = re.compile(rb"\{[ \t\n\r]*\}")
@@ -54,13 +58,15 @@ _msgspec = msgspec and msgspec.json.Decoder(Fields)
 def read(body: bytes) -> Fields:
     """Read the fields; ValueError if the body is not a JSON object or nests too deep."""
     try:
-        text = body.decode()  # msgspec skips over broken UTF-8 in what it does not keep
         if _msgspec:
             try:
-                return _msgspec.decode(body)
+                found = _msgspec.decode(body)
             except msgspec.DecodeError:
                 pass  # a byte-order mark, a lone surrogate or NaN: refused there, read by json
-        value = _json.decode(text.removeprefix("\ufeff"))
+            else:
+                _check_utf8(body)
+                return found
+        value = _json.decode(body.decode().removeprefix("\ufeff"))
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     except ValueError:
@@ -68,6 +74,18 @@ def read(body: bytes) -> Fields:
     if not isinstance(value, dict):
         raise ValueError("the body is not a JSON object")  # noqa: TRY004
     return Fields(**{name: value[name] for name in _NAMES if name in value})
+
+
+def _check_utf8(body: bytes) -> None:
+    """Raise UnicodeDecodeError if need be: msgspec skips what it does not keep without a look.
+
+    Step by step, because memory for the text of a large body costs more than the look at it.
+    """
+    at = 0
+    view = memoryview(body)
+    while at < len(body):
+        is_last = at + _STEP >= len(body)
+        at += utf_8_decode(view[at : at + _STEP], "strict", is_last)[1]
 
 
 def with_key(body: bytes, found: Fields, key: str) -> bytes:
@@ -97,6 +115,27 @@ def attribution(body: bytes) -> bytes:
     """Return the attribution block that Claude Code puts before the system prompt; b"" if none."""
     match = _ATTRIBUTION.search(body)
     return match[0] if match else b""
+
+
+def without_attribution(body: bytes) -> bytes:
+    """Return the body without the attribution block that leads its `system`, if there is one.
+
+    The body is one that `read` has read. ValueError if it nests too deep.
+    """
+    if not _ATTRIBUTION.search(body):
+        return body
+    text = body.decode()
+    try:
+        for name, start, _ in _members(text):
+            first = _after(_SPACE, text, start + 1)
+            if name == "system" and text[start] == "[" and text[first] != "]":
+                block, end = _json.raw_decode(text, first)
+                if _ATTRIBUTION.match(json.dumps(block.get("text") if isinstance(block, dict) else None).encode()):
+                    comma = _COMMA.match(text, end)
+                    return (text[:first] + text[comma.end() if comma else end :]).encode()
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    return body
 
 
 def model_in(head: bytes) -> str | None:

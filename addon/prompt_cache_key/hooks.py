@@ -26,9 +26,19 @@ from .stream import MEMBER_SIZE, RequestKey, ResponseTap
 from .totals import LARGE, Entry, Totals
 from .usage import Usage, UsageReader
 
-COLUMNS = "session,agent,model,key,state,age,expires in,requests,prompt tokens,cached,hit %".split(
-    ","
-)
+COLUMNS = [
+    "session",
+    "agent",
+    "model",
+    "key",
+    "state",
+    "age",
+    "expires in",
+    "requests",
+    "prompt tokens",
+    "cached",
+    "hit %",
+]
 
 
 @dataclass
@@ -230,12 +240,15 @@ class PromptCacheKey:
             log(logging.DEBUG, "no key: the request shows no session", flow.client_conn.peername)
             return
         model = found.model if isinstance(found.model, str) else ""
+        sent = body.without_attribution(content) if self.options.strip_attribution else content
         if found.has_key and not (self.options.overwrite or is_raw_user_id(own)):
             key, state = str(own), "kept"
         else:
             key, new = self._key(speaker, model)
             state = "replaced" if found.has_key else "new" if new else "reused"
-            flow.request.content = body.with_key(content, found, key)
+            sent = body.with_key(sent, found, key)
+        if sent is not content:
+            flow.request.content = sent
         for name in self.options.headers:
             flow.request.headers[name] = key
         self._keyed(flow, speaker, model, key, state)

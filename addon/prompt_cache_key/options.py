@@ -121,6 +121,12 @@ class Options:
         True,
         "Put session, agent, model, key and cached tokens into the comment of a flow without one.",
     )
+    strip_attribution: bool = _option(
+        False,
+        "Remove the attribution block (x-anthropic-billing-header: ...) from the beginning of the "
+        "system prompt of requests that have a key. It may change on each request, and then no "
+        "upstream can cache what follows.",
+    )
     bridge: bool = _option(
         True,
         "Give a translator's upstream request that shows no session the session of the Claude Code "

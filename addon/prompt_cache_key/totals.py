@@ -85,7 +85,7 @@ class Entry(NamedTuple):
             causes.insert(
                 0,
                 "Claude Code's attribution block changes on each request: set "
-                "CLAUDE_CODE_ATTRIBUTION_HEADER=0",
+                "CLAUDE_CODE_ATTRIBUTION_HEADER=0 there, or prompt_cache_strip_attribution here",
             )
         return "; ".join(causes)
 

@@ -79,7 +79,7 @@ class UsageReader:
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body, as they were on the wire."""
-        if self.unread or not chunk:
+        if self.unread:
             return
         if self._coding:
             self._inflate(chunk)
@@ -106,8 +106,7 @@ class UsageReader:
                 if self._member.eof:  # gzip may go on with another member
                     chunk, full = self._member.unused_data, False
                     self._member = None
-                if data:
-                    self._read(data)
+                self._read(data)
         except zlib.error:
             self.unread = f"corrupt content-encoding {self._coding}"
 
@@ -122,6 +121,8 @@ class UsageReader:
 
     def _read_events(self, chunk: bytes) -> None:
         # Lines end in CRLF, LF or CR: https://html.spec.whatwg.org/#parsing-an-event-stream
+        if not chunk:
+            return
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
         self._after_cr = False
@@ -144,7 +145,7 @@ class UsageReader:
             self._skipping = True
 
     def _look(self, text: bytes) -> None:
-        if b'"usage"' not in text or len(text) > MAX_SIZE:
+        if len(text) > MAX_SIZE:
             return
         data = b"\n".join(_DATA.findall(text)) if self._is_stream else text
         if not _USAGE.search(data):
