@@ -67,7 +67,8 @@ def running():
     print("harness: listening", *(server.listen_addrs[0][1] for server in servers))
 """
 
-# mitmproxy refuses two listeners of one address, even on port 0; these are four of the same.
+# mitmproxy refuses two listeners of one address, even on port 0: these spell one in four ways. A
+# mode that listens on UDP too, as reverse:https:// does, takes the first only.
 _ADDRESSES = (LOOPBACK, "127.1", "127.0.1", "0x7f.1")
 
 
@@ -95,7 +96,8 @@ class Proxy:
         script = Path(self._home.name, "harness_script.py")
         script.write_text(_SCRIPT)
         command = [str(python.with_name("mitmdump")), "--set", f"confdir={self._home.name}"]
-        for mode, address in zip(modes or ["regular"], _ADDRESSES, strict=False):
+        modes = modes or ("regular",)
+        for mode, address in zip(modes, _ADDRESSES[: len(modes)], strict=True):
             command += ["--mode", f"{mode}@{address}:0"]
         for path in (script, *scripts):
             command += ["-s", str(path)]

@@ -207,6 +207,20 @@ def test_refuses_what_is_no_utf8(body: Any, raw: bytes) -> None:
         body.read(raw)
 
 
+@pytest.mark.parametrize("before", range(-4, 3))
+@pytest.mark.parametrize("end", ['"}', '"}' + " " * installed._STEP])
+def test_reads_large_bodies_of_any_text(body: Any, before: int, end: str) -> None:
+    start = b'{"model":"m","x":"'
+    start += b"a" * (installed._STEP + before - len(start))
+    for character in "aé✓😀":
+        whole = character.encode()
+        assert body.read(start + whole + end.encode()).model == "m"
+    for character in "é✓😀":
+        cut = character.encode()[:-1]
+        with pytest.raises(ValueError, match=NO_OBJECT):
+            body.read(start + cut + end.encode())
+
+
 @pytest.mark.parametrize("start", ["", '{"x":', '{"metadata":', '{"prompt_cache_key":'])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 @pytest.mark.parametrize("closed", [True, False])
@@ -384,7 +398,7 @@ def test_attribution_block_of_recorded_bodies() -> None:
         )
         block = installed.attribution(record["body"].encode()).decode()
         start = f"x-anthropic-billing-header: cc_version={version}."
-        assert block.removeprefix('"').startswith(start) if has_one else not block
+        assert block.startswith(f'"{start}') if has_one else not block
 
 
 @pytest.mark.parametrize(
@@ -394,12 +408,12 @@ def test_attribution_block_of_recorded_bodies() -> None:
         ("{}", ""),
         ('{"x-anthropic-billing-header":"x"}', ""),
         ('{"x":"the x-anthropic-billing-header: x"}', ""),
-        ('{"x":"x-anthropic-billing-header: a=✓;","y":"z"}', "x-anthropic-billing-header: a=✓;"),
-        ('{"x":"x-anthropic-billing-header: a', "x-anthropic-billing-header: a"),
+        ('{"x":"x-anthropic-billing-header: a=✓;","y":"z"}', '"x-anthropic-billing-header: a=✓;'),
+        ('{"x":"x-anthropic-billing-header: a', '"x-anthropic-billing-header: a'),
     ],
 )
 def test_attribution_block(text: str, block: str) -> None:
-    assert installed.attribution(text.encode()).decode().removeprefix('"') == block
+    assert installed.attribution(text.encode()).decode() == block
 
 
 # --- anything at all ----------------------------------------------------------------------------
@@ -553,3 +567,74 @@ def test_model_in_any_part_of_an_object(
 @given(broken_bodies() | st.binary())
 def test_model_in_anything(head: bytes) -> None:
     assert isinstance(installed.model_in(head), str | None)
+
+
+BLOCK = '{"type":"text","text":"x-anthropic-billing-header: cc_version=2;"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f'{{"system":[{BLOCK},{{"text":"b"}}]}}', '{"system":[{"text":"b"}]}'),
+        (f'{{"m":1, "system" : [ {BLOCK} , 1 ] }}', '{"m":1, "system" : [ 1 ] }'),
+        (f'{{"system":[{BLOCK}]}}', '{"system":[]}'),
+        (f'{{"a":[{BLOCK}],"system":[{BLOCK}]}}', f'{{"a":[{BLOCK}],"system":[]}}'),
+        *[
+            (text, text)
+            for text in (
+                f'{{"system":[{{"text":"b"}},{BLOCK}]}}',
+                f'{{"x":{{"system":[{BLOCK}]}}}}',
+                f'{{"x":[{BLOCK}]}}',
+                r'{"system":[{"text":"\"x-anthropic-billing-header: "}]}',
+                f'{{"system":[],"a":{BLOCK}}}',
+                '{"system":["x-anthropic-billing-header: "]}',
+                '{"system":"x-anthropic-billing-header: "}',
+                "{}",
+            )
+        ],
+    ],
+)
+def test_without_attribution(body: Any, text: str, expected: str) -> None:
+    assert body.without_attribution(text.encode()).decode() == expected
+
+
+def test_without_attribution_too_deep(body: Any) -> None:
+    deep = f'{{"a":{"[" * 100_000}{"]" * 100_000},"system":[{BLOCK}]}}'
+    with pytest.raises(ValueError, match="nests too deep"):
+        body.without_attribution(deep.encode())
+
+
+def test_without_attribution_of_recorded_bodies() -> None:
+    stripped = 0
+    for record in records("claude_code"):
+        text = record["body"]
+        rest = installed.without_attribution(text.encode()).decode()
+        if "x-anthropic-billing-header" in text:
+            stripped += 1
+            value = json.loads(text)
+            del value["system"][0]
+            assert json.loads(rest) == value
+            start = next(at for at, letter in enumerate(text) if rest[at] != letter)
+            assert text.endswith(rest[start:])
+        else:
+            assert rest == text
+    assert stripped == 22
+
+
+@settings(deadline=None)
+@given(
+    before=st.lists(st.tuples(TOP_NAMES.filter(lambda name: name != "system"), texts(VALUES))),
+    system=st.lists(texts(VALUES).map(str.strip), max_size=3),
+    spaces=SPACES,
+)
+def test_of_any_object_the_attribution_block_alone_goes(
+    before: list[tuple[str, str]], system: list[str], spaces: list[str]
+) -> None:
+    members = "".join(f"{json.dumps(name)}:{value}," for name, value in before)
+    block = spaced(BLOCK, spaces).strip()
+    space = f" {spaces[0]}"
+    after = f"{space},{space}" if system else space
+    rest = f"{f'{space},{space}'.join(system)}{space}]{space}}}"
+    raw = encoded(f'{{{members}"system":[{space}{block}{after}{rest}')
+    edited = installed.without_attribution(raw)
+    assert edited == encoded(f'{{{members}"system":[{space}{"" if system else space}{rest}')

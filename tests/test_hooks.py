@@ -3,17 +3,19 @@
 import gzip
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mitmproxy import exceptions, http
+from mitmproxy import command, exceptions, http
 from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.flow import Flow
 from mitmproxy.test import taddons, tflow, tutils
-from prompt_cache_key.hooks import COLUMNS, PromptCacheKey
+from prompt_cache_key.hooks import PromptCacheKey
 from prompt_cache_key.stream import MEMBER_SIZE, RequestKey
+from prompt_cache_key.table import COLUMNS
 
 SESSION = "3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"
 HEADER = {"X-Claude-Code-Session-Id": SESSION}
@@ -137,8 +139,8 @@ def test_bad_value_leaves_the_old_one(
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("prompt_cache_max_sessions=abc", "abc"),
-        ("prompt_cache_sliding=maybe", ""),
+        ("prompt_cache_max_sessions=abc", "prompt_cache_max_sessions: "),
+        ("prompt_cache_sliding=maybe", "prompt_cache_sliding: "),
         ("prompt_cache_ttl=abc", "prompt_cache_ttl: 'abc' is not a time span"),
     ],
 )
@@ -294,7 +296,11 @@ def test_flows_that_are_not_touched(setup: Setup, change: dict[str, Any], lines:
     ("content", "headers", "why"),
     [
         (b"[]", HEADER, "the body is not a JSON object"),
-        (b"plain", HEADER | {"content-encoding": "gzip"}, "the body cannot be decoded as gzip"),
+        (
+            b"plain",
+            HEADER | {"content-encoding": "gzip"},
+            "its content-encoding is unknown, or the body is corrupt",
+        ),
         (b'{"a":' * 100_000, HEADER, "the body nests too deep"),
         (
             json.dumps({"prompt_cache_key": RAW[:64]}).encode(),
@@ -589,6 +595,59 @@ def test_forget(setup: Setup, lines: Lines) -> None:
     assert key(setup.send()) != before
     with pytest.raises(exceptions.CommandError, match="no key is known for session nobody"):
         setup.addon.forget("nobody")
+
+
+def test_explain(setup: Setup, lines: Lines) -> None:
+    flows: list[Flow] = []
+
+    class View:
+        @command.command("view.flows.resolve")
+        def resolve(self, _spec: str) -> Sequence[Flow]:
+            return flows
+
+    setup.context.master.addons.add(View())
+
+    def turn(text: str, session: str = SESSION) -> http.HTTPFlow:
+        content = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]})
+        headers = {"X-Claude-Code-Session-Id": session}
+        flow = setup.answer(setup.send(content.encode(), headers), usage(2048, 0))
+        flow.timestamp_created = len(flows)
+        flows.append(flow)
+        return flow
+
+    first = turn("a")
+    turn("b", "other")
+    flows.append(tflow.ttcpflow())
+    last = turn("c")
+    lines()
+    setup.addon.explain(last)
+    (line,) = lines()
+    who = f"INFO [prompt-cache] explain session={SESSION} agent=main model=m: "
+    assert line.startswith(f"{who}the prefix broke at messages[0].content, character 0: ")
+    assert line.endswith("; the upstream reports input=2048 cached=0")
+    assert last.comment.startswith("3f6c1c1e main m key=")
+    assert last.comment.endswith("\nwas: a\nis: c")
+    # A flow that was loaded, the addon not being there when it was saved.
+    for flow in (first, last):
+        flow.metadata.clear()
+    last.request.content = first.request.content
+    last.response = None
+    setup.addon.explain(last)
+    assert lines() == [f"{who}the prefix held; the upstream reports no usage"]
+    with pytest.raises(exceptions.CommandError, match="no earlier request"):
+        setup.addon.explain(first)
+    for other in (tflow.ttcpflow(), setup.flow(b"?"), setup.flow(headers={})):
+        with pytest.raises(exceptions.CommandError, match="shows no Claude Code session"):
+            setup.addon.explain(other)
+
+
+def test_attribution_is_stripped(setup: Setup) -> None:
+    setup.context.configure(setup.addon, prompt_cache_strip_attribution=True)
+    block = '{"type":"text","text":"x-anthropic-billing-header: cch=1;"}'
+    for start in ('{"model":"m",', '{"prompt_cache_key":"mine",'):
+        flow = setup.send((start + f'"system":[{block},1]}}').encode())
+        assert (flow.request.content or b"").endswith(b'"system":[1]}')
+        assert key(flow)
 
 
 def test_summary(setup: Setup, lines: Lines) -> None:

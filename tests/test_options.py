@@ -1,4 +1,5 @@
 import re
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -104,6 +105,10 @@ def test_defaults_are_those_of_the_contract() -> None:
         "scope": (str, "session"),
         "keys": (str, "random"),
         "overwrite": (bool, False),
+        "headers": (Sequence[str], ()),
+        "stream": (bool, True),
+        "comment": (bool, True),
+        "bridge": (bool, True),
     }
     have = {option.name: (option.type, option.default) for option in fields(Options)}
     assert contract.items() <= have.items()

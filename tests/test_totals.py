@@ -210,10 +210,9 @@ def test_an_attribution_block_that_changes_is_the_likeliest_cause() -> None:
     assert causes == "the upstream reports no cached tokens; another addon rewrites bodies"
     entry.see_attribution(b"a")
     entry.see_attribution(b"b")
-    assert entry.likely_causes() == (
-        "Claude Code's attribution block changes on each request: set "
-        f"CLAUDE_CODE_ATTRIBUTION_HEADER=0; {causes}"
-    )
+    first, _, rest = entry.likely_causes().partition("; ")
+    assert "CLAUDE_CODE_ATTRIBUTION_HEADER=0" in first
+    assert rest == causes
 
 
 def test_attribution_blocks_of_two_agents_are_two() -> None:

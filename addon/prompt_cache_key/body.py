@@ -22,6 +22,7 @@ ABSENT: Final = object()
 TOO_DEEP: Final = "the body nests too deep"
 
 _STEP = 16 << 10
+_MAX_DIGITS = 4300
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _START = re.compile(r"\ufeff?[ \t\n\r]*\{")
@@ -50,8 +51,13 @@ class Fields:
 
 _NAMES = tuple(field.name for field in fields(Fields))
 
-# A whole number of over 4300 digits is valid JSON that Python's int() refuses; float() takes it.
-_json = json.JSONDecoder(parse_int=float)
+
+def _number(digits: str) -> int | float:
+    # int() refuses over 4300 digits, which are valid JSON.
+    return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
+
+
+_json = json.JSONDecoder(parse_int=_number)
 _msgspec = msgspec and msgspec.json.Decoder(Fields)
 
 
@@ -112,7 +118,7 @@ def member(key: str, comma: str = ",") -> bytes:
 
 
 def attribution(body: bytes) -> bytes:
-    """Return the attribution block that Claude Code puts before the system prompt; b"" if none."""
+    """Return the first text that is an attribution block, from its quote on; b"" if none is."""
     match = _ATTRIBUTION.search(body)
     return match[0] if match else b""
 
@@ -130,7 +136,9 @@ def without_attribution(body: bytes) -> bytes:
             first = _after(_SPACE, text, start + 1)
             if name == "system" and text[start] == "[" and text[first] != "]":
                 block, end = _json.raw_decode(text, first)
-                if _ATTRIBUTION.match(json.dumps(block.get("text") if isinstance(block, dict) else None).encode()):
+                if _ATTRIBUTION.match(
+                    json.dumps(block.get("text") if isinstance(block, dict) else None).encode()
+                ):
                     comma = _COMMA.match(text, end)
                     return (text[:first] + text[comma.end() if comma else end :]).encode()
     except RecursionError:
@@ -175,6 +183,8 @@ def _members(text: str) -> Iterator[tuple[str, int, int]]:
         _, end = _json.raw_decode(text, start)
         yield name, start, end
         end = _after(_SPACE, text, end)
+        if text[end] not in ",}":
+            raise ValueError(f"comma or brace expected at {end}")
 
 
 def _after(pattern: re.Pattern[str], text: str, at: int) -> int:

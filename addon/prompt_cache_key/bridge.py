@@ -7,6 +7,7 @@ that the lines stand in, and by hash, so that no text is kept.
 """
 
 import json
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
@@ -15,42 +16,51 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 MAX_WAITING = 128
-MAX_LINES = 2048
-"""Lines of a conversation that are compared, the newest; the other side's are known twice as far
-back. 128 requests of as many take some 70 MB."""
+MAX_LINES = 1024
+"""Lines of what was said, and of tool results, that are compared, the newest."""
+
+MAX_KNOWN = 8 * MAX_LINES
+"""As many of each are remembered; 128 requests with as many take some 150 MB."""
 
 _SYSTEM = ("system", "developer")
+_CALL_IDS = ("tool_use_id", "tool_call_id", "call_id")
 
 
 class Passage(NamedTuple):
     """The lines of one message or of one tool result.
 
-    A translator may join its blocks: `lines` are those that stay the same then, `forms` the others
-    as they are, joined, and joined by a space.
+    `edges` are the first and last lines of its blocks, which a translator may join: as they are,
+    joined, and joined by a space. `inner` are the other lines.
     """
 
-    lines: set[int]
-    forms: list[set[int]]
+    inner: set[int]
+    edges: list[set[int]]
+
+    @property
+    def size(self) -> int:
+        """How many lines there are."""
+        return len(self.inner) + len(self.edges[0])
 
     def missing(self, known: set[int]) -> int:
         """Return how many lines are not known, in the form that is known best."""
-        return len(self.lines - known) + min(len(form - known) for form in self.forms)
+        return len(self.inner - known) + min(len(form - known) for form in self.edges)
 
 
 class Prompt(NamedTuple):
-    """What a request says, as hashes of lines.
+    """What a request says, as hashes; the passages are in order, the newest first.
 
     `frame` are the names of its tools, or without tools the lines of its system prompts. `said`
-    are the texts of user and assistant, `results` those of tools, `newest` the last of both, back
-    to one that was said. System prompts are in neither, since translators strip and change them;
-    `known` has all lines in every form.
+    are the texts of user and assistant, `results` those of tools, and `new` the results that came
+    after all that was said. System prompts are in neither, since translators strip and change
+    them. `known` has frame and lines, in every form; `calls` the ids of the tools' calls.
     """
 
     frame: set[int]
     said: list[Passage]
     results: list[Passage]
-    newest: list[Passage]
+    new: list[Passage]
     known: set[int]
+    calls: set[int]
 
 
 @dataclass(eq=False)
@@ -62,7 +72,7 @@ class _Waiting:
 
     @cached_property
     def prompt(self) -> Prompt:
-        return read(self.read_body())
+        return read(self.read_body(), MAX_KNOWN)
 
 
 class Bridge:
@@ -104,45 +114,46 @@ class Bridge:
         return cause.session, cause.agent
 
 
-def read(body: bytes) -> Prompt:
-    """Read the prompt of a request in any dialect; that of what is no JSON object is empty."""
+def read(body: bytes, max_said: int = sys.maxsize) -> Prompt:
+    """Read the prompt of a request in any dialect; that of what is no JSON object is empty.
+
+    What was said is read back to `max_said` lines, results of tools to `MAX_KNOWN`.
+    """
     with suppress(ValueError, RecursionError):
         request = json.loads(body)
         if isinstance(request, dict):
-            return _prompt(request)
-    return _prompt({})
+            return _prompt(request, max_said)
+    return _prompt({}, max_said)
 
 
 def _difference(request: Prompt, call: Prompt) -> int | None:
-    """Return how many lines only one of both has; None if the one did not cause the other.
+    """Return in how much they differ; None if the one did not cause the other.
 
-    A stranger may say just what a request says: "hi". But he has other tools, or is a Claude Code
-    too, in another conversation: then each has said what the other has not. A translator adds
-    texts or drops some; only with the results of tools, which some shorten, it may do both.
+    A stranger may say just what a request says: "hi". But he has other tools; or is a Claude Code
+    too, in another conversation. A translator sends on all that was said. It may add something,
+    but not as the last word. Results of tools it may shorten.
     """
-    if not _mostly(len(request.frame - call.frame), len(request.frame)):
+    has_frame = 2 * len(request.frame - call.known) <= len(request.frame) > 0
+    if not (has_frame and request.said and call.said):
         return None
-    for newest, known in ((request.newest, call.known), (call.newest, request.known)):
-        if not _mostly(_missing(newest, known), _missing(newest, set())):
+    if _missing(request.said, call.known) or _missing(call.said[:1], request.known):
+        return None
+    for one, other in ((request, call), (call, request)):
+        if 2 * _missing(one.new, other.known) > sum(passage.size for passage in one.new):
             return None
-    unknown = _missing(call.said, request.known)
-    unsaid = _missing(request.said, call.known)
-    if unknown and unsaid:
-        return None
-    results = _missing(call.results, request.known) + _missing(request.results, call.known)
-    return unknown + unsaid + results
-
-
-def _mostly(missing: int, total: int) -> bool:
-    """Whether at most half is missing, of something."""
-    return 2 * missing <= total > 0
+    lines = (
+        _missing(call.said, request.known)
+        + _missing(call.results, request.known)
+        + _missing(request.results, call.known)
+    )
+    return lines + len(request.calls ^ call.calls)
 
 
 def _missing(passages: list[Passage], known: set[int]) -> int:
     return sum(passage.missing(known) for passage in passages)
 
 
-def _prompt(request: dict[str, Any]) -> Prompt:
+def _prompt(request: dict[str, Any], max_said: int) -> Prompt:
     system = [request.get("system"), request.get("instructions")]
     messages: list[Any] = []
     conversation = request.get("messages") or request.get("input")
@@ -150,75 +161,82 @@ def _prompt(request: dict[str, Any]) -> Prompt:
         is_system = isinstance(message, dict) and message.get("role") in _SYSTEM
         (system if is_system else messages).append(message)
 
-    known: set[int] = set()
-    for each in system:
-        for _, passage in _passages(each):
-            known.update(passage.lines, *passage.forms)
-    prompt = Prompt(_tools(request.get("tools")) or set(known), [], [], [], known)
-    limit = len(known) + MAX_LINES
+    tools = _tools(request.get("tools"))
+    prompts = [_passage(texts, MAX_KNOWN) for content in system for _, texts in _texts(content)]
+    frame = tools or {line for passage in prompts for line in passage.inner | passage.edges[0]}
+    known = tools.union(*(form for passage in prompts for form in (passage.inner, *passage.edges)))
+
+    prompt = Prompt(frame, [], [], [], known, set())
+    seen = [0, 0]
     for message in reversed(messages):
-        passages = list(_passages(message))
-        if not prompt.said:
-            prompt.newest.extend(passage for _, passage in passages)
-        for is_result, passage in passages:
-            if len(known) <= limit:
+        for call_id, texts in _texts(message):
+            is_result = call_id is not None
+            limit = MAX_KNOWN if is_result else max_said
+            if seen[is_result] > limit:
+                continue
+            passage = _passage(texts, limit)
+            known.update(passage.inner, *passage.edges)
+            if is_result:
+                prompt.calls.add(hash(call_id))
+                if not prompt.said:
+                    prompt.new.append(passage)
+            if seen[is_result] <= MAX_LINES:
                 (prompt.results if is_result else prompt.said).append(passage)
-            known.update(passage.lines, *passage.forms)
-        if len(known) > limit + MAX_LINES:
-            break
+            seen[is_result] += passage.size
     return prompt
 
 
 def _tools(tools: Any) -> set[int]:
     """Return the names of the tools, which Chat Completions puts one level deeper."""
-    functions = [tool.get("function", tool) for tool in _dicts(tools)]
-    return {
-        hash(name)
-        for function in _dicts(functions)
-        if isinstance(name := function.get("name"), str)
-    }
+    functions = _dicts([tool.get("function", tool) for tool in _dicts(tools)])
+    names = [function.get("name") for function in functions]
+    return {hash(("tool", name)) for name in names if isinstance(name, str)}
 
 
-def _passages(message: Any) -> Iterator[tuple[bool, Passage]]:
-    """Yield the text of a message, then that of each tool result in it; and which it is."""
-    is_result, content = False, message
+def _texts(message: Any) -> Iterator[tuple[str | None, list[str]]]:
+    """Yield the texts of a message, then those of each tool result in it with its call's id."""
+    content, call_id = message, None
     if isinstance(message, dict):
-        is_result = message.get("role") == "tool" or "output" in message
-        content = message.get("output") if "output" in message else message.get("content")
-    passage = _passage(_texts(content, is_result=is_result))
-    if passage.lines or passage.forms[0]:
-        yield is_result, passage
+        content = message.get("output", message.get("content"))
+        call_id = next((str(message[name]) for name in _CALL_IDS if name in message), None)
+    texts = _blocks(content)
+    # claude-code-router 2.0 and others write a tool result of several blocks as JSON text.
+    if call_id is not None and isinstance(content, str) and content.startswith("[{"):
+        with suppress(ValueError, RecursionError):
+            texts = _blocks(json.loads(content)) or texts
+    if texts:
+        yield call_id, texts
     for block in _dicts(content):
         if "content" in block:
-            yield from _passages({"output": block["content"]})
+            yield from _texts(block)
 
 
-def _texts(content: Any, *, is_result: bool) -> list[str]:
-    """Return the texts of a content, which is one text or a list of blocks."""
+def _blocks(content: Any) -> list[str]:
+    """Return the texts of a content that is one text or a list of blocks."""
     if isinstance(content, str):
-        # claude-code-router 2.0 and others write a tool result of several blocks as JSON text.
-        if is_result and content.startswith("[{"):
-            with suppress(ValueError, RecursionError):
-                return _texts(json.loads(content), is_result=False) or [content]
-        return [content]
-    return [text for block in _dicts(content) if isinstance(text := block.get("text"), str)]
+        content = [{"text": content}]
+    texts = [block.get("text") for block in _dicts(content)]
+    return [text for text in texts if isinstance(text, str) and text.strip()]
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-def _passage(texts: list[str]) -> Passage:
-    plain: list[str] = []
-    joined, spaced = [""], [""]
-    for text in texts:
-        # The first lines of a long log are enough.
-        first, *rest = lines = [line.strip() for line in text.split("\n", MAX_LINES)[:MAX_LINES]]
-        plain += lines
-        joined[-1] += first
-        joined += rest
-        spaced[-1] = f"{spaced[-1]} {first}".strip()
-        spaced += rest
-    forms = [{hash(line) for line in form if line} for form in (plain, joined, spaced)]
-    lines = set.intersection(*forms)
-    return Passage(lines, [form - lines for form in forms])
+def _passage(texts: list[str], max_lines: int) -> Passage:
+    blocks = [[line.strip() for line in text.split("\n", max_lines)[:max_lines]] for text in texts]
+    inner = {hash(line) for lines in blocks for line in lines[1:-1] if line}
+    plain = [line for lines in blocks for line in (lines[0], lines[-1])]
+    forms = [plain, _joined(blocks, ""), _joined(blocks, " ")]
+    return Passage(inner, [{hash(line) for line in form if line} - inner for form in forms])
+
+
+def _joined(blocks: list[list[str]], separator: str) -> list[str]:
+    """Return the first and last lines of the blocks as they are when those are joined."""
+    edges, last = [], ""
+    for first, *rest in blocks:
+        last = f"{last}{separator}{first}".strip()
+        if rest:
+            edges.append(last)
+            last = rest[-1]
+    return [*edges, last]

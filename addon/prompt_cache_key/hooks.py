@@ -6,60 +6,29 @@ import math
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
-from datetime import timedelta
+from dataclasses import asdict, fields
+from itertools import islice
 from pathlib import Path
 from typing import cast
 from weakref import WeakKeyDictionary
 
 from mitmproxy import command, ctx, exceptions, flowfilter, http, types
 from mitmproxy.addonmanager import Loader
+from mitmproxy.flow import Flow
 from mitmproxy.utils import human
 
 from . import body
 from .bridge import Bridge
+from .exchange import Exchange, Speaker
+from .explain import RECENT, explain, find_break
 from .keys import Keys, Name, derived_key, random_key
 from .log import log, pairs, text
 from .options import PREFIX, Options, seconds, without
 from .session import AGENT_HEADER, Session, agent, find, from_header, is_raw_user_id
 from .stream import MEMBER_SIZE, RequestKey, ResponseTap
-from .totals import LARGE, Entry, Totals
+from .table import table
+from .totals import LARGE, Totals
 from .usage import Usage, UsageReader
-
-COLUMNS = [
-    "session",
-    "agent",
-    "model",
-    "key",
-    "state",
-    "age",
-    "expires in",
-    "requests",
-    "prompt tokens",
-    "cached",
-    "hit %",
-]
-
-
-@dataclass
-class Exchange:
-    """A request that has a key, and what its response brings."""
-
-    session: str
-    agent: str
-    model: str
-    key: str
-    state: str
-    total: Entry
-    comment: str = ""
-    usage: UsageReader | None = None
-    tap: ResponseTap | None = None
-
-    def summary(self, usage: Usage | None = None) -> str:
-        """Return a short line for the screen."""
-        tokens = f" {usage.cached}/{usage.input} {usage.hit:.0f}%" if usage else ""
-        shown = f"{self.session[:8]} {self.agent} {text(self.model)} key={self.key[:8]}"
-        return shown + tokens
 
 
 class PromptCacheKey:
@@ -90,7 +59,10 @@ class PromptCacheKey:
             ctx.options.process_deferred()
             self._read_options()
         except (exceptions.OptionsError, TypeError) as e:
-            log(logging.ERROR, f"not loaded, an option has a bad value: {e}")
+            # mitmproxy 11 says "Not an integer: abc" and not of which option.
+            names = [name for name in ctx.options.deferred if name.startswith(PREFIX)]
+            where = f"{' or '.join(names)}: " if names else ""
+            log(logging.ERROR, f"not loaded, an option has a bad value: {where}{e}")
             raise exceptions.OptionsError(str(e)) from None
 
     def configure(self, updated: set[str]) -> None:
@@ -117,7 +89,7 @@ class PromptCacheKey:
         settings = asdict(self.options)
         del settings["filter"]
         settings["headers"] = ",".join(settings["headers"])
-        here = self._client_settings()
+        here = _client_settings()
         log(logging.INFO, f"active: {pairs(**settings)}; point Claude Code here: {here}")
 
     def done(self) -> None:
@@ -134,11 +106,11 @@ class PromptCacheKey:
         session = from_header(request.headers)
         if not session or "content-encoding" in request.headers:
             return
-        speaker = Session(session, agent(request.headers), "header")
+        who = Session(session, agent(request.headers), "header")
 
         def key_of(model: str) -> str:
-            key, new = self._key(speaker, model)
-            self._keyed(flow, speaker, model, key, "new" if new else "reused")
+            key, new = self._key(who, model)
+            self._keyed(flow, who, model, key, "new" if new else "reused")
             return key
 
         request.stream = RequestKey(key_of)
@@ -162,11 +134,8 @@ class PromptCacheKey:
         exchange = self.exchanges.get(flow)
         if not exchange or not flow.response:
             return
-        headers = flow.response.headers
-        kind = headers.get("content-type", "")
-        exchange.usage = UsageReader(kind, headers.get("content-encoding", ""))
-        is_stream = kind.strip().lower().startswith("text/event-stream")
-        if self.options.stream and is_stream and not flow.response.stream:
+        exchange.usage = _reader(flow.response)
+        if self.options.stream and exchange.usage.is_stream and not flow.response.stream:
             exchange.tap = flow.response.stream = ResponseTap(exchange.usage.feed, _kept_size())
 
     def response(self, flow: http.HTTPFlow) -> None:
@@ -199,15 +168,7 @@ class PromptCacheKey:
     @command.command("prompt_cache.sessions")
     def sessions(self) -> types.Data:
         """Show the sessions: their keys, how long those live, and what they got from the cache."""
-        now = self.clock()
-        table = [COLUMNS]
-        for session, agent_, model, row in self.totals.rows():
-            mapping = self.keys.peek(self._name(model, session, agent_), now)
-            times = (now - mapping.made, self.keys.remaining(mapping, now)) if mapping else ()
-            spans = [str(timedelta(seconds=int(seconds))) for seconds in times] or ["-", "-"]
-            numbers = [str(row.requests), str(row.input), str(row.cached), f"{row.hit:.0f}"]
-            table.append([session, agent_, model, row.key, row.state, *spans, *numbers])
-        return cast("types.Data", table)
+        return cast("types.Data", table(self.totals, self.keys, self._name, self.clock()))
 
     @command.command("prompt_cache.forget")
     def forget(self, session: str) -> None:
@@ -216,6 +177,24 @@ class PromptCacheKey:
         if not forgotten:
             raise exceptions.CommandError(f"no key is known for session {text(session)}")
         log(logging.INFO, f"forgot {pairs(keys=forgotten, session=session)}")
+
+    @command.command("prompt_cache.explain")
+    def explain(self, flow: Flow) -> None:
+        """Say whether a prompt began like the one before it in its session, or where it broke."""
+        this = _said(flow)
+        if not isinstance(flow, http.HTTPFlow) or not this:
+            raise exceptions.CommandError("the flow shows no Claude Code session")
+        speaker, content = this
+        flows: list[Flow] = ctx.master.commands.call("view.flows.resolve", "@all")
+        before = [each for each in flows if each.timestamp_created < flow.timestamp_created]
+        before.sort(key=lambda each: -each.timestamp_created)
+        others = filter(None, map(_said, before))
+        earlier = list(islice((said for who, said in others if who == speaker), RECENT))
+        if not earlier:
+            raise exceptions.CommandError("no earlier request of this session, agent and model")
+        line, details = explain(find_break(earlier, content), _usage(flow))
+        log(logging.INFO, f"explain {pairs(**speaker._asdict())}: {line}")
+        flow.comment = "\n".join(filter(None, (flow.comment, line, details)))
 
     def _is_ours(self, flow: http.HTTPFlow) -> bool:
         """Whether a request is live, unanswered, selected, and bound for who takes the field."""
@@ -228,12 +207,12 @@ class PromptCacheKey:
         content = _content(flow.request)
         found = body.read(content)
         own = found.prompt_cache_key
-        speaker = find(flow.request.headers, found.metadata, found.user, own)
-        if speaker:
+        who = find(flow.request.headers, found.metadata, found.user, own)
+        if who:
             if self.options.bridge:
-                self.bridge.add(flow, speaker.id, speaker.agent, lambda: _content(flow.request))
+                self.bridge.add(flow, who.id, who.agent, lambda: _content(flow.request))
         elif self.options.bridge and (cause := self.bridge.find(content)):
-            speaker = Session(*cause, "bridge")
+            who = Session(*cause, "bridge")
         elif is_raw_user_id(own):
             raise ValueError("it shows no session, and its own key is a user id, a bad key")
         else:
@@ -244,53 +223,37 @@ class PromptCacheKey:
         if found.has_key and not (self.options.overwrite or is_raw_user_id(own)):
             key, state = str(own), "kept"
         else:
-            key, new = self._key(speaker, model)
+            key, new = self._key(who, model)
             state = "replaced" if found.has_key else "new" if new else "reused"
             sent = body.with_key(sent, found, key)
         if sent is not content:
             flow.request.content = sent
         for name in self.options.headers:
             flow.request.headers[name] = key
-        self._keyed(flow, speaker, model, key, state)
+        self._keyed(flow, who, model, key, state)
 
-    def _key(self, speaker: Session, model: str) -> tuple[str, bool]:
-        if not speaker.agent and self.options.scope == "agent":
+    def _key(self, who: Session, model: str) -> tuple[str, bool]:
+        if not who.agent and self.options.scope == "agent":
             raise ValueError(f"its header {AGENT_HEADER} is malformed")
-        return self.keys.get(self._name(model, speaker.id, speaker.agent or ""), self.clock())
+        return self.keys.get(self._name(model, who.id, who.agent or ""), self.clock())
 
     def _name(self, model: str, session: str, agent_: str) -> Name:
         return (model, session, agent_) if self.options.scope == "agent" else (model, session)
 
-    def _keyed(
-        self, flow: http.HTTPFlow, speaker: Session, model: str, key: str, state: str
-    ) -> None:
+    def _keyed(self, flow: http.HTTPFlow, who: Session, model: str, key: str, state: str) -> None:
         """Tell of a request that has its key now."""
-        agent_ = speaker.agent or "unknown"
+        speaker = Speaker(who.id, who.agent or "unknown", model)
         flow.metadata |= {
             "prompt_cache_key": key,
             "prompt_cache_state": state,
-            "claude_session": speaker.id,
-            "claude_agent": agent_,
+            "claude_session": speaker.session,
+            "claude_agent": speaker.agent,
         }
-        exchange = Exchange(
-            speaker.id,
-            agent_,
-            model,
-            key,
-            state,
-            self.totals.request(speaker.id, agent_, model, key, state),
-        )
-        self.exchanges[flow] = exchange
+        total = self.totals.request(*speaker, key, state)
+        exchange = self.exchanges[flow] = Exchange(speaker, key, state, total)
         self._comment(flow, exchange)
-        shown = pairs(
-            key=key,
-            session=speaker.id,
-            agent=agent_,
-            model=model,
-            state=state,
-            source=speaker.source,
-        )
-        log(logging.INFO, shown, flow.client_conn.peername)
+        mapping = pairs(key=key, **speaker._asdict(), state=state, source=who.source)
+        log(logging.INFO, mapping, flow.client_conn.peername)
 
     def _comment(self, flow: http.HTTPFlow, exchange: Exchange, usage: Usage | None = None) -> None:
         """Comment the flow, unless someone else did."""
@@ -299,15 +262,10 @@ class PromptCacheKey:
 
     def _report(self, flow: http.HTTPFlow, exchange: Exchange, usage: Usage) -> None:
         self._comment(flow, exchange, usage)
-        shown = pairs(
-            key=exchange.key,
-            session=exchange.session,
-            model=exchange.model,
-            input=usage.input,
-            cached=usage.cached,
-            hit=f"{usage.hit:.0f}%",
-        )
-        log(logging.INFO, f"usage {shown}", flow.client_conn.peername)
+        session, _, model = exchange.speaker
+        who = pairs(key=exchange.key, session=session, model=model)
+        got = pairs(input=usage.input, cached=usage.cached, hit=f"{usage.hit:.0f}%")
+        log(logging.INFO, f"usage {who} {got}", flow.client_conn.peername)
         total = exchange.total
         if usage.input >= LARGE and not total.session.cached:
             content = flow.request.get_content(strict=False) or b""
@@ -316,7 +274,7 @@ class PromptCacheKey:
             log(
                 logging.WARNING,
                 f"{total.session.large} large prompts and no cached token in "
-                f"{pairs(session=exchange.session)}; likely causes: {total.likely_causes()}",
+                f"{pairs(session=session)}; likely causes: {total.likely_causes()}",
             )
 
     def _check_refusal(self, flow: http.HTTPFlow, response: http.Response) -> None:
@@ -358,22 +316,22 @@ class PromptCacheKey:
         except ValueError as e:
             raise exceptions.OptionsError(f"{PREFIX}filter: {e}") from None
 
-    @staticmethod
-    def _client_settings() -> str:
-        """Return the environment that leads Claude Code through the first of our listeners."""
-        certificate = Path(ctx.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
-        trust = f"NODE_EXTRA_CA_CERTS={certificate}"
-        servers = ctx.master.addons.get("proxyserver").servers
-        server = next((server for server in servers if server.listen_addrs), None)
-        if not server:
-            return f"{trust} claude"
-        host, port = server.listen_addrs[0][:2]
-        if host in ("", "::", "0.0.0.0"):  # noqa: S104  # compared, not bound
-            host = "127.0.0.1"
-        url = f"http://{human.format_address((host, port))}"
-        if server.mode.type_name == "reverse":
-            return f"ANTHROPIC_BASE_URL={url} claude"
-        return f"HTTPS_PROXY={url} {trust} claude"
+
+def _client_settings() -> str:
+    """Return the environment that leads Claude Code through the first of our listeners."""
+    certificate = Path(ctx.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
+    trust = f"NODE_EXTRA_CA_CERTS={certificate}"
+    servers = ctx.master.addons.get("proxyserver").servers
+    server = next((server for server in servers if server.listen_addrs), None)
+    if not server:
+        return f"{trust} claude"
+    host, port = server.listen_addrs[0][:2]
+    if host in ("", "::", "0.0.0.0"):  # noqa: S104  # compared, not bound
+        host = "127.0.0.1"
+    url = f"http://{human.format_address((host, port))}"
+    if server.mode.type_name == "reverse":
+        return f"ANTHROPIC_BASE_URL={url} claude"
+    return f"HTTPS_PROXY={url} {trust} claude"
 
 
 def _content(request: http.Request) -> bytes:
@@ -383,8 +341,36 @@ def _content(request: http.Request) -> bytes:
     try:
         return request.get_content() or b""
     except ValueError:
-        coding = text(request.headers["content-encoding"])
-        raise ValueError(f"the body cannot be decoded as {coding}") from None
+        raise ValueError("its content-encoding is unknown, or the body is corrupt") from None
+
+
+def _said(flow: Flow) -> tuple[Speaker, bytes] | None:
+    """Return who speaks in a flow, seen by the addon or not, and the body; None if no one does."""
+    if not isinstance(flow, http.HTTPFlow):
+        return None
+    try:
+        content = _content(flow.request)
+        found = body.read(content)
+    except ValueError:
+        return None
+    model = found.model if isinstance(found.model, str) else ""
+    if session := flow.metadata.get("claude_session"):
+        return Speaker(session, flow.metadata.get("claude_agent", ""), model), content
+    who = find(flow.request.headers, found.metadata, found.user, found.prompt_cache_key)
+    return (Speaker(who.id, who.agent or "unknown", model), content) if who else None
+
+
+def _usage(flow: http.HTTPFlow) -> Usage | None:
+    if not flow.response:
+        return None
+    reader = _reader(flow.response)
+    reader.feed(flow.response.raw_content or b"")
+    return reader.finish()
+
+
+def _reader(response: http.Response) -> UsageReader:
+    headers = response.headers
+    return UsageReader(headers.get("content-type", ""), headers.get("content-encoding", ""))
 
 
 def _endpoint(request: http.Request) -> str:

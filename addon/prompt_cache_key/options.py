@@ -28,7 +28,8 @@ def without(filter_: str, url: str) -> str:
     """Return the filter expression that leaves out a URL, whatever its query, from another's."""
     # A quoted string of a filter has no backslash to escape with.
     pattern = re.sub(r"[^\w/:-]", lambda match: _IN_PATTERN.get(match[0], f"[{match[0]}]"), url)
-    return f'({filter_}) & !~u "^{pattern}([?]|$)"'
+    # In a filter an operator without an argument, as in "~all )", needs the space.
+    return f'({filter_} ) & !~u "^{pattern}([?]|$)"'
 
 
 def seconds(text: str) -> int:

@@ -1,6 +1,6 @@
-"""The mappings that several proxies share, in a Redis (7.0 or newer) or Valkey server.
+"""The mappings that several proxies share, in a server that speaks the Redis protocol.
 
-A name is stored as `prompt_cache_key:` and the SHA-256 of its compact ASCII JSON array, in hex.
+It has to be Redis 7.0 or newer, or Valkey: older ones refuse a `SET` with both `NX` and `GET`.
 """
 
 import asyncio
@@ -8,73 +8,213 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from .keys import Keys, Name
+from .keys import Keys, Mapping, Name
 from .log import log, text
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-PREFIX = "prompt_cache_key:"
-
 TIMEOUT = 0.25
-"""Seconds that a request waits for the server at most."""
+"""Seconds that a request waits for the server, at most."""
 
 PATIENCE = 5.0
-"""Seconds after which an exchange is given up that no request waits for any more.
-
-To connect across an ocean takes longer than a request may wait.
-"""
+"""Seconds until an exchange is given up: longer than a request waits, to connect from far away."""
 
 PAUSE = 1.0
 """Seconds from one try to the next while the server is away."""
 
 _KEY = re.compile(r"[0-9a-f-]{36}")
+_SECRETS = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
+
+
+def stored_name(name: Name) -> str:
+    """Return what a name is called in the store, which shows no session id.
+
+    `prompt_cache_key:` and the SHA-256, in hex, of the compact ASCII JSON array of the name.
+    """
+    array = json.dumps(name, separators=(",", ":"))
+    return f"prompt_cache_key:{hashlib.sha256(array.encode()).hexdigest()}"
+
+
+def shown(url: str) -> str:
+    """Return the URL of a store without user, password and options."""
+    return _SECRETS.sub("", url)
+
+
+def client(url: str) -> "Redis":
+    """Return a client, which connects when it is used.
+
+    ValueError if redis-py is missing or does not take the URL, which the message does not repeat.
+    """
+    try:
+        # Of the extra [redis], and slow to import.
+        from redis import RedisError  # noqa: PLC0415
+        from redis.asyncio import Redis  # noqa: PLC0415
+        from redis.asyncio.retry import Retry  # noqa: PLC0415
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+    except ImportError:
+        raise ValueError(
+            "the package redis is missing: install mitmproxy-prompt-cache-key[redis]"
+        ) from None
+    bad = ValueError(
+        "it is neither memory nor a good redis://, rediss:// or unix:// URL, where /, ?, # and @ "
+        "in a password are written %2F, %3F, %23 and %40"
+    )
+    try:
+        parts = urlsplit(url)
+        redis = Redis.from_url(
+            url,
+            protocol=2,
+            decode_responses=True,
+            encoding_errors="replace",
+            retry=Retry(NoBackoff(), 1),  # the server may have closed the connection meanwhile
+        )
+        # It reads the URL's options.
+        redis.connection_pool.make_connection()  # type: ignore[no-untyped-call, unused-ignore]
+    except (AttributeError, TypeError, ValueError, RedisError):
+        raise bad from None
+    # A bare /, ? or # in a password has ended the host, so that another one would be asked.
+    if any("@" in part for part in parts[2:]):
+        raise bad
+    return redis
 
 
 class _Offer(NamedTuple):
-    """What to set a name to, and for how many milliseconds; `force` replaces what is there."""
+    """A mapping to agree on, and how many milliseconds it has to live, as of `now`."""
 
     name: Name
-    key: str
-    life: int
+    mapping: Mapping
     now: float
-    force: bool = False
+    life: int
+    replace: bool
 
 
 class RedisStore:
-    """Makes the in-process `keys` agree with those of all proxies that use the same server.
+    """Makes the mappings in `keys` agree with those of all proxies that use the same server.
 
-    A proxy offers the key that it knows, or a new one. The first that is offered for a name is
-    everyone's for as long as the server keeps it: one that lost its memory learns it again, and
-    of two that were made while the server was away the first to come back wins.
+    A proxy offers the key that it knows for a name, or a new one, and takes on the one that the
+    server has. So what is offered first becomes everyone's: a server that lost its memory learns
+    it again, and of several keys that were made while it was away one remains.
 
-    While the server is away or slow, requests go on at once with the keys known here. Offers made
-    in the meantime, or while one is on its way, share a round trip and one connection.
+    A request waits up to `timeout` seconds. While the server is away or slower than that, requests
+    go on at once with the keys known here, and one a second at most tries again behind its back.
 
-    `url` is one that redis-py takes; ValueError, which does not repeat it, if it is bad or redis-py
-    is missing. All methods but this belong into one event loop.
+    `url` as for `client`. The methods belong into one event loop.
     """
 
     def __init__(self, url: str, keys: Keys, timeout: float = TIMEOUT) -> None:
         self.timeout = timeout
         self._keys = keys
         self._client = client(url)
-        self._shown = f"prompt_cache_store {without_secrets(url)}"
+        self._shown = f"prompt_cache_store {text(shown(url))}"
         self._offers: list[_Offer] = []
-        self._exchange: asyncio.Task[dict[Name, str]] | None = None
+        self._exchange: asyncio.Task[None] | None = None
         self._lost = False
-        self._told = False
         self._try_at = 0.0
+        self._told = False
 
-    async def get(self, name: Name, now: float) -> tuple[str, bool]:
-        """Get the key of a name, or make one; return it, and whether it is new to all proxies."""
+    async def get(self, name: Name, now: float, *, replace: bool = False) -> tuple[str, bool]:
+        """Get the key of a name, or make one; return it, and whether it is new.
+
+        With `replace` the key known here, or a new one, takes the place of the server's.
+        """
         key, new = self._keys.get(name, now)
-        if self._lost and (now < self._try_at or not self._is_idle()):
-            return key, new
-        self._try_at = now + PAUSE
-        left = self._keys.ttl if new
-        ...
+        mapping = cast("Mapping", self._keys.peek(name, now))
+        # Of what is left of a life nothing is rounded up: it would grow at each hand-over.
+        life = max(1, int(self._keys.remaining(mapping, now) * 1000))
+        offer = _Offer(name, mapping, now, life, replace)
+        if not self._lost:
+            # A task of its own: a request that is cancelled must not break the connection off.
+            _, late = await asyncio.wait([self._make(offer)], timeout=self.timeout)
+            if late:
+                self._lose(f"no answer within {self.timeout * 1000:.0f} ms")
+        elif now >= self._try_at and (not self._exchange or self._exchange.done()):
+            self._make(offer)
+        return mapping.key, new and mapping.key == key
+
+    async def close(self) -> None:
+        """End the connection, after what is on its way if that is soon done."""
+        if self._exchange:
+            await asyncio.wait([self._exchange], timeout=self.timeout)
+        await self._client.aclose()
+
+    def _make(self, offer: _Offer) -> asyncio.Task[None]:
+        """Return the exchange that an offer is made in.
+
+        While one is on its way it is the next one, which makes all that have come in until then:
+        a hundred cost little more than one, and one connection is enough.
+        """
+        self._try_at = offer.now + PAUSE
+        if not self._exchange or not self._offers:
+            self._exchange = asyncio.create_task(self._make_all(self._exchange))
+        self._offers.append(offer)
+        return self._exchange
+
+    async def _make_all(self, before: asyncio.Task[None] | None) -> None:
+        if before:
+            await asyncio.wait([before])
+        offers, self._offers = self._offers, []
+        time = asyncio.get_running_loop().time
+        start = time()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                replies = await self._ask(offers)
+            for offer, answer, left in zip(offers, replies[::2], replies[1::2], strict=True):
+                self._take(offer, answer, left)
+        except Exception as e:  # noqa: BLE001  # whatever happens in there, requests go on
+            self._lose(_reason(e))
+            return
+        if self._lost and time() - start <= self.timeout:
+            self._lost = False
+            log(logging.INFO, f"{self._shown} is back")
+
+    async def _ask(self, offers: list[_Offer]) -> list[Any]:
+        """Return two replies for each offer."""
+        pipe = self._client.pipeline(transaction=False)
+        for offer in offers:
+            name, key = stored_name(offer.name), offer.mapping.key
+            if offer.replace:
+                pipe.set(name, key, px=offer.life)
+            else:
+                pipe.set(name, key, px=offer.life, nx=True, get=True)
+            if self._keys.sliding:
+                pipe.pexpire(name, offer.life)
+            else:
+                pipe.pttl(name)
+        replies: list[Any] = await pipe.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
+                raise reply
+        return replies
+
+    def _take(self, offer: _Offer, answer: Any, left: Any) -> None:
+        """Take on what the server answered: nothing, or OK, where it has taken the offer."""
+        if isinstance(answer, str) and _KEY.fullmatch(answer):
+            offer.mapping.key = answer
+        elif answer not in (None, True):
+            if not self._told:
+                self._told = True
+                name = stored_name(offer.name)
+                log(logging.WARNING, f"{self._shown} has something else than a key in {name}")
+            return
+        if not self._keys.sliding:
+            offer.mapping.made = offer.now - max(0, self._keys.ttl - left / 1000)
+
+    def _lose(self, why: str) -> None:
+        if not self._lost:
+            self._lost = True
+            log(
+                logging.WARNING,
+                f"{self._shown} is lost, requests go on with the keys known here: {why}",
+            )
+
+
+def _reason(error: Exception) -> str:
+    words = f"{type(error).__name__}: {error}"
+    if "syntax error" in words:
+        words = "it is older than Redis 7.0"
+    # The error of an unknown command repeats its arguments, such as the password of AUTH.
+    return text(words.partition(", with args")[0])

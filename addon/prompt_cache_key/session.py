@@ -65,7 +65,7 @@ def from_user_id(value: Any) -> str:
         if not value.startswith("{"):
             return ""
         try:
-            value = json.loads(value)
+            value = json.loads(value, parse_int=float)  # int() refuses over 4300 digits
         except (ValueError, RecursionError):
             return ""
     session = value.get("session_id") if isinstance(value, dict) else None

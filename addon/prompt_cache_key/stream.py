@@ -8,7 +8,7 @@ MEMBER_SIZE = len(body.member("-" * 36))
 """Bytes that a key of 36 characters adds to a streamed request."""
 
 MAX_HEAD = 64 << 10
-"""Bytes of a request held back at most until its model is seen; Claude Code sends it first."""
+"""Bytes of a request that are held back to find its model, which Claude Code sends first."""
 
 
 class ResponseTap:
@@ -38,14 +38,15 @@ class ResponseTap:
 class RequestKey:
     """Puts a key of 36 characters into a JSON object that passes by in chunks.
 
-    `key_of` makes the key for the model, once that is seen; ValueError if it cannot. What comes
-    out is always `MEMBER_SIZE` bytes longer than what went in, as the headers have promised: a
-    body that gets no key gets white space after its end, which JSON allows.
+    `key_of` makes the key for the model; ValueError if it cannot. What comes out is always
+    `MEMBER_SIZE` bytes longer than what went in, as the headers have promised: a body that gets no
+    key gets white space after its end, which JSON allows. It gets none if its model is not in the
+    first `MAX_HEAD` bytes, or `prompt_cache_key` is a name in there, at any depth.
     """
 
     def __init__(self, key_of: Callable[[str], str]) -> None:
         self._key_of = key_of
-        self._head: bytes | None = b""
+        self._head: bytearray | None = bytearray()
         self._why_not = ""
 
     def __call__(self, chunk: bytes) -> list[bytes]:
@@ -53,10 +54,9 @@ class RequestKey:
         sent = [chunk]
         if self._head is not None:
             self._head += chunk
-            model = body.model_in(self._head) if b'"model"' in self._head else None
-            if model is None and chunk and len(self._head) < MAX_HEAD:
+            if chunk and len(self._head) < MAX_HEAD:
                 return []
-            sent, self._head = self._with_key(self._head, model), None
+            sent, self._head = self._with_key(bytes(self._head)), None
         if self._why_not and not chunk:
             sent.append(b" " * MEMBER_SIZE)
         return [part for part in sent if part]  # an empty one would end a chunked request
@@ -66,7 +66,8 @@ class RequestKey:
         if self._why_not:
             raise ValueError(self._why_not)
 
-    def _with_key(self, head: bytes, model: str | None) -> list[bytes]:
+    def _with_key(self, head: bytes) -> list[bytes]:
+        model = body.model_in(head)
         if model is None:
             self._why_not = "it is streamed, and its model is not at the beginning"
         elif f'"{body.NAME}"'.encode() in head:

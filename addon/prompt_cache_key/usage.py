@@ -61,12 +61,13 @@ class Usage(NamedTuple):
 class UsageReader:
     """Reads the usage of one response, given its Content-Type and Content-Encoding.
 
-    `unread` says why the rest of the body is not looked at, and is empty while it is.
+    `is_stream` says that the body is server-sent events. `unread` says why the rest of it is not
+    looked at, and is empty while it is.
     """
 
     def __init__(self, content_type: str, content_encoding: str = "") -> None:
         self.unread = ""
-        self._is_stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
+        self.is_stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
         coding = content_encoding.strip().lower()
         self._coding = "" if coding == "identity" else coding
         self._member: _Decompress | None = None
@@ -111,7 +112,7 @@ class UsageReader:
             self.unread = f"corrupt content-encoding {self._coding}"
 
     def _read(self, chunk: bytes) -> None:
-        if self._is_stream:
+        if self.is_stream:
             self._read_events(chunk)
             return
         self._buffer += chunk
@@ -147,7 +148,7 @@ class UsageReader:
     def _look(self, text: bytes) -> None:
         if len(text) > MAX_SIZE:
             return
-        data = b"\n".join(_DATA.findall(text)) if self._is_stream else text
+        data = b"\n".join(_DATA.findall(text)) if self.is_stream else text
         if not _USAGE.search(data):
             return
         try:

@@ -1,0 +1,39 @@
+"""A request that has a key, and what its response brings."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .log import text
+from .stream import ResponseTap
+from .totals import Entry
+from .usage import Usage, UsageReader
+
+
+class Speaker(NamedTuple):
+    """Who asks whom: an agent (`main`, a subagent's id, `unknown`) of a session asks a model."""
+
+    session: str
+    agent: str
+    model: str
+
+
+@dataclass
+class Exchange:
+    """What is known of a keyed request until it is answered.
+
+    `usage` and `tap` look at the response, `comment` is the one that was given to the flow.
+    """
+
+    speaker: Speaker
+    key: str
+    state: str
+    total: Entry
+    comment: str = ""
+    usage: UsageReader | None = None
+    tap: ResponseTap | None = None
+
+    def summary(self, usage: Usage | None = None) -> str:
+        """Return a short line for the screen."""
+        session, agent, model = self.speaker
+        tokens = f" {usage.cached}/{usage.input} {usage.hit:.0f}%" if usage else ""
+        return f"{session[:8]} {text(agent)} {text(model)} key={text(self.key[:8])}{tokens}"

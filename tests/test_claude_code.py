@@ -1,0 +1,164 @@
+"""The real Claude Code, through a real mitmdump, against a server that speaks its dialect.
+
+CLAUDE_CODE names its binary; .ci/run installs one.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from harness import ADDON, Proxy, Reply, Request, Upstream
+
+pytestmark = pytest.mark.client
+
+AGENT_HEADER = "x-claude-code-agent-id"
+SESSION_HEADER = "x-claude-code-session-id"
+
+# https://gateway.test is the server of the test.
+_TO_UPSTREAM = """
+def server_connect(data):
+    if data.server.address[0] == "gateway.test":
+        data.server.address = ("127.0.0.1", %d)
+"""
+
+
+def stream(*blocks: dict[str, Any]) -> Iterator[bytes]:
+    """Yield an answer of these content blocks as server-sent events."""
+    stop = "tool_use" if blocks[-1]["type"] == "tool_use" else "end_turn"
+    message = {"id": f"msg_{uuid4().hex}", "type": "message", "role": "assistant", "content": []}
+    usage = {"input_tokens": 10, "output_tokens": 1}
+    yield event("message_start", message=message | {"model": "claude-opus-5-5", "usage": usage})
+    for index, block in enumerate(blocks):
+        if block["type"] == "text":
+            start, delta = {"type": "text", "text": ""}, block | {"type": "text_delta"}
+        else:
+            start = block | {"input": {}}
+            delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+        yield event("content_block_start", index=index, content_block=start)
+        yield event("content_block_delta", index=index, delta=delta)
+        yield event("content_block_stop", index=index)
+    yield event("message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage=usage)
+    yield event("message_stop")
+
+
+def event(type_: str, **data: object) -> bytes:
+    return f"event: {type_}\ndata: {json.dumps({'type': type_} | data)}\n\n".encode()
+
+
+def tool_use(name: str, **arguments: object) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{uuid4().hex}", "name": name, "input": arguments}
+
+
+def tool_results(request: Request) -> list[dict[str, Any]]:
+    return [
+        block
+        for message in json.loads(request.body)["messages"]
+        if isinstance(message["content"], list)
+        for block in message["content"]
+        if block["type"] == "tool_result"
+    ]
+
+
+def answer(request: Request) -> Reply:
+    """Ask for a command, then for a subagent that runs one too, then say goodbye."""
+    if not request.target.startswith("/v1/messages?"):
+        return Reply()
+    done = len(tool_results(request))
+    agent = request.header(AGENT_HEADER)
+    if done == 0:
+        block = tool_use(
+            "Bash", command=f"echo ran-by-{'agent' if agent else 'main'}", description="x"
+        )
+    elif done == 1 and not agent:
+        block = tool_use(
+            "Agent",
+            description="x",
+            prompt="run a command",
+            subagent_type="general-purpose",
+            run_in_background=False,
+        )
+    else:
+        block = {"type": "text", "text": "goodbye"}
+    return Reply(headers=[("content-type", "text/event-stream")], body=stream(block))
+
+
+def run_client(session: str, settings: dict[str, str], directory: Path) -> str:
+    """Run Claude Code for one prompt in a clean environment and return what it printed."""
+    directory.mkdir()
+    client = [os.environ["CLAUDE_CODE"], "--session-id", session, "--allowedTools", "Bash,Agent"]
+    finished = subprocess.run(
+        [*client, "-p", "run a command and then an agent"],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(directory),
+            "TERM": "xterm",
+            "IS_SANDBOX": "1",
+            "ANTHROPIC_API_KEY": "sk-ant-dummy",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "DISABLE_TELEMETRY": "1",
+            "DISABLE_AUTOUPDATER": "1",
+            "DISABLE_ERROR_REPORTING": "1",
+            **settings,
+        },
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 0, finished
+    return finished.stdout.strip()
+
+
+@pytest.mark.parametrize("mode", ["reverse", "regular"])
+def test_sessions(tmp_path: Path, mode: str) -> None:
+    script = tmp_path / "to_upstream.py"
+    sessions = [str(uuid4()), str(uuid4())]
+    with Upstream(answer, alpn=["http/1.1"] if mode == "regular" else []) as upstream:
+        script.write_text(_TO_UPSTREAM % upstream.port)
+        modes = f"reverse:{upstream.url}" if mode == "reverse" else "regular"
+        with Proxy(modes, scripts=[script, ADDON], ssl_insecure="true") as proxy:
+            # As the addon says: `point Claude Code here: NAME=value … claude`.
+            *assignments, command = shlex.split(proxy.find("point Claude Code here: (.*)")[1])
+            assert command == "claude"
+            settings = {"ANTHROPIC_BASE_URL": "https://gateway.test"}
+            settings |= dict(assignment.split("=", 1) for assignment in assignments)
+            with ThreadPoolExecutor() as pool:
+                runs = [
+                    pool.submit(run_client, session, settings, tmp_path / session)
+                    for session in sessions
+                ]
+                assert [run.result() for run in runs] == ["goodbye", "goodbye"]
+
+            keys = []
+            for session in sessions:
+                requests = [
+                    request
+                    for request in upstream.requests
+                    if request.target.startswith("/v1/messages?")
+                    and request.header(SESSION_HEADER) == session
+                ]
+                agents = {request.header(AGENT_HEADER) for request in requests}
+                assert len(agents) == 2
+                assert len(requests) >= 5
+                results = json.dumps([tool_results(request) for request in requests])
+                assert "ran-by-main" in results
+                assert "ran-by-agent" in results
+                (key,) = {request.key for request in requests}
+                for agent in agents:
+                    proxy.find(
+                        rf"INFO \[prompt-cache\] key={key} session={session} "
+                        rf"agent={agent or 'main'} model=[\w-]+ state=(new|reused) source=header$"
+                    )
+                keys.append(key)
+    assert len(set(keys)) == 2
+    assert {request.header(SESSION_HEADER) for request in upstream.requests} == set(sessions)
+    assert upstream.broken == []
