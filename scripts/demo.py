@@ -22,11 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import report
 from upstream import Totals, Upstream
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDINGS = ROOT / "tests" / "data" / "claude_code.jsonl"
 ADDON = ROOT / "addon" / "addon.py"
+REPORT = "demo-report.html"
 
 # The scenarios of each recorded client: twelve sessions, one of them with a subagent. The first
 # two clients send no session header.
@@ -225,9 +227,12 @@ def table(without: Totals, with_: Totals) -> Iterator[str]:
     yield "{:16}{:10.1f} % -> {:10.1f} %".format("hit rate", *rates)
 
 
-async def run(minutes: int) -> None:
-    """Play both passes at once, each with a proxy and an upstream of its own; print the result."""
-    both = play(minutes), play(minutes, "-s", str(ADDON))
+async def run(minutes: int, flows: Path) -> None:
+    """Play both passes at once, each with a proxy and an upstream of its own; print the result.
+
+    The flows with the addon go into a file.
+    """
+    both = play(minutes), play(minutes, "-s", str(ADDON), "-w", str(flows))
     without, with_ = await asyncio.gather(*both, return_exceptions=True)
     if isinstance(without, BaseException):
         raise without
@@ -258,7 +263,11 @@ def main() -> None:
     # As Ctrl-C does: asyncio then cancels what runs, which ends both proxies.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        asyncio.run(run(arguments.minutes))
+        with tempfile.TemporaryDirectory() as folder:
+            flows = Path(folder, "demo.flows")
+            asyncio.run(run(arguments.minutes, flows))
+            print()
+            report.main([str(flows), "-o", REPORT])
     except (DemoError, OSError) as error:
         sys.exit(f"demo: {str(error) or repr(error)}")
     except KeyboardInterrupt:

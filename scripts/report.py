@@ -7,9 +7,10 @@ a few numbers of each request: of the bodies only the last are kept, to see wher
 import argparse
 import json
 import math
+import signal
 import sys
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -26,6 +27,7 @@ from report_page import page
 # The hosts that the addon leaves out take no key, but cache by prefix as well.
 GENERATIONS = FILTER.partition(" & !~d ")[0]
 KEEP = "10m"  # OpenAI gives a prefix up after 5 to 10 minutes without use, at times after an hour
+SHORTEST = 1024  # tokens of a prompt that OpenAI caches
 KEPT_EACH = 8  # bodies of one speaker: up to 2.1.138 subagents that work at once are all `main`
 KEPT_SIZE = 32 << 20  # bytes of bodies in all
 LARGE_FILE = 64 << 20  # bytes from which a progress bar is shown
@@ -71,7 +73,9 @@ class Row(NamedTuple):
             return "a long pause"
         if self.broke:
             return f"the prefix broke: {self.broke.cause}"
-        return "an agent's first request to a model" if self.is_first else "none of these"
+        if self.is_first:
+            return "an agent's first request to a model"
+        return "new text, or a miss of the upstream's own"
 
 
 class Prices(NamedTuple):
@@ -174,41 +178,46 @@ def nearest(befores: Iterable[dict[str, Any]], after: dict[str, Any]) -> Break |
     best = max(breaks, key=lambda broke: broke.chars, default=None)
     said = after.get("messages") or after.get("input")
     turns = said if isinstance(said, list) else []
-    asks = all(
-        isinstance(t, dict) and t.get("role") in ("user", "system", "developer") for t in turns
-    )
-    begins = asks and not after.get("previous_response_id")
+    roles = [turn.get("role") if isinstance(turn, dict) else None for turn in turns]
+    begins = all(role in ("user", "system", "developer") for role in roles)
     rewritten = best and "messages" in best.cause and after.get("tools")
-    return None if begins and not rewritten else best
+    return best if rewritten or not begins or after.get("previous_response_id") else None
 
 
 def read(each: flow.Flow, bodies: Bodies) -> tuple[str, Row] | None:
     """Read session and request of a flow; None if it shows no session."""
     if not isinstance(each, http.HTTPFlow):
         return None
-    request, known = each.request, each.metadata  # the addon's, if it was there
+    request = each.request
+    known = each.metadata if isinstance(each.metadata, dict) else {}  # the addon's, if it was there
     content = request.get_content(strict=False) or b""
     try:
         found = body.read(content)
     except ValueError:
         found, content = body.Fields(), b""
     own = found.prompt_cache_key
+    key = own if found.has_key else known.get("prompt_cache_key")
     shown = find(request.headers, found.metadata, found.user, own)
-    session = known.get("claude_session") or (shown and shown.id)
-    if not session:
+    if not (id_ := known.get("claude_session") or (shown and shown.id)):
         return None
+    session = named(id_)
     row = Row(
         time=request.timestamp_start if 0 <= request.timestamp_start < MAX_TIME else 0,
-        agent=text(str(known.get("claude_agent") or (shown and shown.agent) or "unknown")),
-        model=text(found.model if isinstance(found.model, str) else "unknown"),
-        endpoint=text(request.pretty_url.partition("?")[0]),
-        key=text(str(own)) if found.has_key else text(str(known.get("prompt_cache_key", ""))),
+        agent=named(known.get("claude_agent") or (shown and shown.agent) or "unknown"),
+        model=named(found.model if isinstance(found.model, str) else "unknown"),
+        endpoint=named(request.pretty_url.partition("?")[0]),
+        key=named(key) if key else "",
         usage=usage_of(each.response),
         broke=None,
     )
     if broke := bodies.compare((session, row.speaker), content):
         row = row._replace(broke=broke._replace(path=text(broke.path)))
-    return text(str(session)), row
+    return session, row
+
+
+def named(value: object) -> str:
+    """Return a name as log lines have it, as one object for all requests."""
+    return sys.intern(text(str(value)))
 
 
 def usage_of(response: http.Response | None) -> Usage | None:
@@ -230,10 +239,12 @@ def marked(rows: Iterable[Row], keep: float) -> Iterator[Row]:
     for row in sorted(rows, key=lambda row: row.time):
         before = last.get(row.speaker, row)
         last[row.speaker] = row
+        pause = row.time - before.time
+        lost = pause > keep and not (row.usage and row.usage.input < SHORTEST)
         yield row._replace(
             is_first=before is row,
             old_key=None if before.key == row.key else before.key,
-            pause=row.time - before.time if row.time - before.time > keep else 0,
+            pause=pause if lost else 0,
         )
 
 
@@ -260,14 +271,12 @@ def sums(rows: Iterable[Row], prices: Prices | None) -> Sums:
     )
 
 
-def sums_by(
-    name: Callable[[Row], Name], rows: Iterable[Row], prices: Prices | None
-) -> list[tuple[Name, Sums]]:
-    """Sum requests up by name; what has the most tokens that were not cached comes first."""
-    named: defaultdict[Name, list[Row]] = defaultdict(list)
+def sums_by(name: str, rows: Iterable[Row], prices: Prices | None) -> list[tuple[Any, Sums]]:
+    """Sum requests up by an attribute; the most tokens that were not cached come first."""
+    parts: defaultdict[Any, list[Row]] = defaultdict(list)
     for row in rows:
-        named[name(row)].append(row)
-    found = [(name, sums(some, prices)) for name, some in named.items()]
+        parts[getattr(row, name)].append(row)
+    found = [(value, sums(part, prices)) for value, part in parts.items()]
     return sorted(found, key=lambda each: -each[1].uncached_tokens)
 
 
@@ -279,8 +288,8 @@ def saved(file: BinaryIO, problems: list[str]) -> Iterator[flow.Flow]:
             yield each
             count += 1
     except Exception as e:  # noqa: BLE001  # a corrupt flow raises more than FlowReadException
-        why = text(str(e) or repr(e))
-        problems.append(f"only the first {count:,} flows could be read, then: {why}")
+        why = text(f"{type(e).__name__}: {e}")
+        problems.append(f"the file is broken after {count:,} flows: {why}")
 
 
 def build(path: Path, matches: flowfilter.TFilter, keep: int, prices: Prices | None) -> Report:
@@ -302,7 +311,7 @@ def build(path: Path, matches: flowfilter.TFilter, keep: int, prices: Prices | N
     sessions = []
     for id_, unsorted in found.items():
         rows = list(marked(unsorted, keep))
-        speakers = sums_by(lambda row: row.speaker, rows, prices)
+        speakers = sums_by("speaker", rows, prices)
         sessions.append(Session(id_, sums(rows, prices), speakers, rows))
     sessions.sort(key=lambda session: -session.sums.uncached_tokens)
     rows = [row for session in sessions for row in session.requests]
@@ -312,7 +321,7 @@ def build(path: Path, matches: flowfilter.TFilter, keep: int, prices: Prices | N
         keep=keep,
         prices=prices,
         sums=sums(rows, prices),
-        causes=sums_by(lambda row: row.why, rows, prices),
+        causes=sums_by("why", rows, prices),
         sessions=sessions,
     )
 
@@ -325,16 +334,20 @@ def as_json(value: Any) -> Any:
     return [as_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _price(value: str) -> float:
-    if not 0 <= float(value) < math.inf:
+def price(number: str) -> float:
+    """Read a price; ValueError if it is none."""
+    if not 0 <= float(number) < math.inf:
         raise ValueError
-    return float(value)
+    return float(number)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the report; end with a message and status 1 if there is nothing to report."""
     parser = argparse.ArgumentParser(
-        prog="report", description="Show what Claude Code's prompts got from the prompt cache."
+        prog="report",
+        description="Show what Claude Code's prompts got from the prompt cache.",
+        epilog="Costs are shown if there is a price. Cached and written tokens cost as much as "
+        "input tokens unless they have one of their own.",
     )
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="flows that mitmdump -w saved")
@@ -343,43 +356,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_help = "how long the upstream keeps a prefix without use (default: %(default)s)"
     add("--keep", type=seconds, default=KEEP, metavar="TIME", help=keep_help)
     filter_help = "mitmproxy filter of the flows that count (default: %(default)s)"
-    add("--filter", default=GENERATIONS, metavar="EXPRESSION", help=filter_help)
+    add("--filter", type=flowfilter.parse, default=GENERATIONS, metavar="F", help=filter_help)
     for name in Prices._fields:
-        add(f"--price-{name}", type=_price, metavar="N", help=f"of a million {name} tokens")
+        add(f"--price-{name}", type=price, metavar="N", help=f"price of a million {name} tokens")
     options = parser.parse_args(arguments)
-    prices = None
     given = [getattr(options, f"price_{name}") for name in Prices._fields]
-    if any(price is not None for price in given):
-        usual = given[0] or 0.0
-        prices = Prices(
-            *(u if g is None else g for u, g in zip([usual] * 3 + [0.0], given, strict=True))
-        )
+    prices = None
+    if given != [None] * 4:
+        usual = (given[0] or 0.0,) * 3 + (0.0,)
+        prices = Prices(*(u if g is None else g for u, g in zip(usual, given, strict=True)))
     try:
-        matches = flowfilter.parse(options.filter)
-        report = build(options.file, matches, options.keep, prices)
-        if not report.sessions:
-            why = report.problem or "no request in it shows a Claude Code session"
-            raise ValueError(f"{text(str(options.file))}: {why}")
-        if options.json:
-            pieces: Iterable[str] = [json.dumps(as_json(report), indent=1), "\n"]
-        else:
-            pieces = page(report)
-            options.o = options.o or Path(f"{options.file}.html")
-        if not options.o:
-            sys.stdout.writelines(pieces)
-            return
-        with options.o.open("w", encoding="utf-8") as out:
-            out.writelines(pieces)
-    except (OSError, ValueError) as e:
+        report = build(options.file, options.filter, options.keep, prices)
+    except OSError as e:
         sys.exit(f"report: {e}")
     total = report.sums
-    problem = f" ({report.problem})" if report.problem else ""
+    if not total.requests:
+        why = report.problem or "no request of a Claude Code session in it"
+        sys.exit(f"report: {options.file}: {why}")
+    if report.problem:
+        print(f"report: {options.file}: {report.problem}", file=sys.stderr)
+    pieces = [json.dumps(as_json(report)), "\n"] if options.json else page(report)
+    if options.json and not options.o:
+        sys.stdout.writelines(pieces)
+        return
+    target = options.o or Path(f"{options.file}.html")
+    try:
+        with target.open("w", encoding="utf-8") as out:
+            out.writelines(pieces)
+    except OSError as e:
+        sys.exit(f"report: {e}")
     print(
-        f"{options.o}: {total['requests']:,} requests of {len(report.sessions):,} sessions, "
-        f"{total['hit_percent']:.1f} % of {total['prompt_tokens']:,} prompt tokens cached, "
-        f"{total['breaks']:,} prefix breaks, {total['key_changes']:,} key changes{problem}"
+        f"{target}: {len(report.sessions):,} sessions, {total.requests:,} requests, "
+        f"{total.hit_percent:.1f} % of {total.prompt_tokens:,} prompt tokens from the cache, "
+        f"{total.breaks:,} prefix breaks, {total.key_changes:,} key changes"
     )
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as in: report FILE --json | head
     main()

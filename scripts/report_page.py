@@ -7,11 +7,12 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from report import Report, Row, Session
 
 MAX_SESSIONS = 100
+DATE = "%Y-%m-%d %H:%M:%S"
 FEW = 5  # lines that are shown without a click
 
 STYLE = """
@@ -28,8 +29,9 @@ h1 { margin: 0; font-size: 22px } h2 { margin: 0; font-size: 16px } p { margin: 
 section, .tiles li { background: var(--card); border: 1px solid var(--line); border-radius: 8px }
 section { margin-top: 14px; padding: 14px 16px }
 ul { list-style: none; margin: 6px 0 0; padding: 0 }
-.tiles { display: grid; grid: auto / repeat(auto-fit, minmax(140px, 1fr)); gap: 10px }
-.tiles li { padding: 10px 12px } .tiles b { display: block; font-size: 21px }
+.tiles { display: flex; flex-wrap: wrap; gap: 10px }
+.tiles li { flex: 1 1 140px; padding: 10px 12px }
+.tiles b { display: block; font-size: 19px; white-space: nowrap }
 small { display: block }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin-top: 14px; font-size: 13px }
 .scroll { overflow-x: auto } .chart { display: block; margin-top: 8px }
@@ -46,12 +48,12 @@ del { background: #c8283a22 } del::before { content: "- " }
 ins { background: #2c9a4b22 } ins::before { content: "+ " }
 table { border-collapse: collapse; margin-top: 6px; font-size: 14px }
 th, td { padding: 3px 0 3px 18px; text-align: right; vertical-align: top; font-weight: normal }
-td { white-space: nowrap } td:first-child { white-space: normal }
-th:first-child, td:first-child { padding-left: 0; text-align: left }
+td { white-space: nowrap } th { overflow-wrap: normal }
+.name { text-align: left } .name:first-child { padding-left: 0; white-space: normal }
 """
 
 
-# The page. What comes from the file passes `escape` on its way into it.
+# What comes from the flows passes `escape` on its way into the page.
 
 CACHED = '<path class="cached" d="M0 0h12v12H0z"/>'
 REST = '<path class="rest" d="M0 0h12v12H0z"/>'
@@ -61,46 +63,30 @@ PAUSE = '<path class="pause" d="M6 0v12"/>'
 
 
 def page(report: Report) -> Iterator[str]:
-    """Yield the HTML page in pieces; it loads nothing and runs nothing."""
-    rows = [row for session in report.sessions for row in session.requests]
-    first, last = min(row.time for row in rows), max(row.time for row in rows)
+    """Yield the page in pieces."""
+    times = [row.time for session in report.sessions for row in session.requests]
+    file = escape(report.file)
     yield (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>Prompt cache: {escape(report.file)}</title><style>{STYLE}</style></head>\n"
-        f'<body><h1>Prompt cache report</h1>\n<p class="soft">{escape(report.file)}, '
-        f"{_local(first):%Y-%m-%d %H:%M:%S} to {_local(last):%Y-%m-%d %H:%M:%S %Z}</p>\n"
+        f"<title>Prompt cache report: {file}</title><style>{STYLE}</style></head>\n"
+        f'<body><h1>Prompt cache report</h1>\n<p class="soft">{file}: '
+        f"{_local(min(times)):{DATE}} to {_local(max(times)):{DATE} %Z}</p>\n"
     )
-    total = report.sums
-    if report.problem:
-        yield f'<p class="warn">{escape(report.problem)}</p>\n'
-    if count := total["without_usage"]:
-        yield f'<p class="warn">{count:,} requests count no tokens: no usage was reported.</p>\n'
-    if len({row.endpoint for row in rows}) > 1:
-        yield (
-            '<p class="warn">Requests went to several places. What was saved on both sides of a '
-            "translator counts twice: choose one with --filter.</p>\n"
-        )
-    tiles = [
-        (f"{total['requests']:,}", "requests", f"{len(report.sessions):,} sessions"),
-        (f"{total['prompt_tokens']:,}", "prompt tokens", f"{total['output_tokens']:,} output"),
-        (f"{total['cached_tokens']:,}", "from the cache", f"{total['uncached_tokens']:,} not"),
-        (f"{total['hit_percent']:.1f} %", "hit rate", "of the prompt tokens"),
-        (f"{total['breaks']:,}", "prefix breaks", f"{total['pauses']:,} long pauses"),
-        (f"{total['key_changes']:,}", "key changes", "of one agent and model"),
-    ]
-    if report.prices:
-        per = ", ".join(f"{name} {price:g}" for name, price in report.prices._asdict().items())
-        without = f"{total['cost_without_cache']:,.2f} without a cache; per million: {per}"
-        tiles.append((f"{total['cost']:,.2f}", "cost", without))
-    items = (f"<li><b>{number}</b>{name}<small>{more}</small></li>" for number, name, more in tiles)
-    yield f'<ul class="tiles">{"".join(items)}</ul>\n<section>{_causes(rows)}</section>\n'
-    legend = [(CACHED, "from the cache"), (REST, "not from the cache"), (BROKE, "the prefix broke")]
-    legend += [(KEY, "the key changed"), (PAUSE, f"a pause over {timedelta(seconds=report.keep)}")]
-    spans = (f"<span>{_icon(shape)} {words}</span>" for shape, words in legend)
-    yield f'<p class="legend soft">{"".join(spans)}</p>\n'
+    for warning in _warnings(report):
+        yield f'<p class="warn">{escape(warning)}</p>\n'
+    yield _tiles(report)
+    causes = ([why, f"{of.requests:,}", f"{of.uncached_tokens:,}"] for why, of in report.causes)
+    names = ["Why prompt tokens did not come from the cache"]
+    yield f"<section>{_table(names, ['requests', 'tokens'], causes)}</section>\n"
+    pause = f"a pause over {timedelta(seconds=report.keep)}"
+    yield (
+        f'<p class="legend"><span>{_icon(CACHED)} from the cache</span>'
+        f"<span>{_icon(REST)} not from the cache</span><span>{_icon(BROKE)} the prefix broke</span>"
+        f"<span>{_icon(KEY)} the key changed</span><span>{_icon(PAUSE)} {pause}</span></p>\n"
+    )
     for session in report.sessions[:MAX_SESSIONS]:
         yield from _section(session)
     if (more := len(report.sessions) - MAX_SESSIONS) > 0:
@@ -108,94 +94,114 @@ def page(report: Report) -> Iterator[str]:
     yield "</body></html>\n"
 
 
-def _causes(rows: Iterable[Row]) -> str:
-    requests: Counter[str] = Counter()
-    tokens: Counter[str] = Counter()
-    for row in rows:
-        # Each counts once: a new key or a pause loses the whole prefix, a break what follows it.
-        if row.old_key is not None:
-            why = "the key changed"
-        elif row.pause:
-            why = "a long pause"
-        elif row.broke:
-            why = f"the prefix broke: {row.broke.cause}"
-        else:
-            why = "an agent's first request to a model" if row.is_first else "none of these"
-        requests[why] += 1
-        tokens[why] += row.uncached
-    lines = [[why, f"{requests[why]:,}", f"{count:,}"] for why, count in tokens.most_common()]
-    return _table(["why prompt tokens did not come from the cache", "requests", "tokens"], lines)
+def _warnings(report: Report) -> Iterator[str]:
+    if report.problem:
+        yield report.problem
+    if count := report.sums.without_usage:
+        yield f"Requests whose responses reported no usage, so that no tokens count: {count:,}."
+    if len({row.endpoint for session in report.sessions for row in session.requests}) > 1:
+        yield (
+            "Requests went to several places. What was saved before a translator and behind it "
+            "counts twice: choose a side with --filter."
+        )
+
+
+def _tiles(report: Report) -> str:
+    total = report.sums
+    tiles = [
+        (f"{total.requests:,}", "requests", f"{len(report.sessions):,} sessions"),
+        (f"{total.prompt_tokens:,}", "prompt tokens", f"{total.output_tokens:,} output tokens"),
+        (f"{total.cached_tokens:,}", "from the cache", f"{total.uncached_tokens:,} not"),
+        (f"{total.hit_percent:.1f} %", "hit rate", "of the prompt tokens"),
+        (f"{total.breaks:,}", "prefix breaks", f"{total.pauses:,} long pauses"),
+        (f"{total.key_changes:,}", "key changes", "of one agent and model"),
+    ]
+    if report.prices:
+        prices = ", ".join(f"{name} {price:g}" for name, price in report.prices._asdict().items())
+        without = f"{total.cost_without_cache:,.2f} without a cache; per million: {prices}"
+        tiles.append((f"{total.cost:,.2f}", "cost", without))
+    items = (f"<li><b>{number}</b>{name}<small>{more}</small></li>" for number, name, more in tiles)
+    return f'<ul class="tiles">{"".join(items)}</ul>\n'
 
 
 def _section(session: Session) -> Iterator[str]:
     rows, total = session.requests, session.sums
-    cost = f", cost {total['cost']:,.2f}" if "cost" in total else ""
+    cost = "" if total.cost is None else f", cost {total.cost:,.2f}"
     yield (
         f'<section><h2>{escape(session.id)}</h2>\n<p class="soft">'
-        f"{_local(rows[0].time):%Y-%m-%d %H:%M:%S}: {total['requests']:,} requests, "
-        f"{total['prompt_tokens']:,} prompt tokens, {total['uncached_tokens']:,} not from the "
-        f"cache, hit rate {total['hit_percent']:.1f} %{cost}</p>\n{_chart(rows)}"
+        f"{_local(rows[0].time):{DATE}}: {total.requests:,} requests, "
+        f"{total.prompt_tokens:,} prompt tokens, {total.uncached_tokens:,} of them not from the "
+        f"cache, hit rate {total.hit_percent:.1f} %{cost}</p>\n{_chart(rows)}"
     )
-    marks = []
-    for number, row in enumerate(rows, 1):
-        if reasons := list(_reasons(row)):
-            words = "".join(f"<p>{_icon(shape)} {escape(why)}</p>" for shape, why in reasons)
-            if row.broke:
-                before, after = escape(row.broke.before), escape(row.broke.after)
-                words += f"<del>{before}</del><ins>{after}</ins>"
-            marks.append(f"<li>{escape(_heading(number, row))}{words}</li>\n")
+    marks = "".join(_mark(number, row) for number, row in enumerate(rows, 1))
     if marks:
-        counts = f"{total['breaks']:,} prefix breaks, {total['key_changes']:,} key changes"
+        count = total.breaks + total.key_changes + total.pauses
         yield (
-            f"<details{' open' * (len(marks) <= 5)}><summary>{counts}, {total['pauses']:,} long "
-            f'pauses</summary><ul class="marks">{"".join(marks)}</ul></details>\n'
+            f"<details{' open' if count <= FEW else ''}><summary>{total.breaks:,} prefix breaks, "
+            f"{total.key_changes:,} key changes, {total.pauses:,} long pauses</summary>"
+            f'<ul class="marks">{marks}</ul></details>\n'
         )
-    speakers: defaultdict[tuple[str, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        speakers[row.speaker].append(row)
-    head = ["agent", "model", "to", "requests", "prompt tokens", "cached", "hit rate"]
-    lines = []
-    for speaker, said in speakers.items():
-        of = sums(said, None)
-        numbers = (f"{of[name]:,}" for name in ("requests", "prompt_tokens", "cached_tokens"))
-        lines.append([*speaker, *numbers, f"{of['hit_percent']:.1f} %"])
-    yield f"<details><summary>agents and models</summary>{_table(head, lines)}</details></section>\n"
+    numbers = ["requests", "prompt tokens", "from the cache", "hit rate"]
+    lines = (
+        [
+            *speaker,
+            f"{of.requests:,}",
+            f"{of.prompt_tokens:,}",
+            f"{of.cached_tokens:,}",
+            f"{of.hit_percent:.1f} %",
+        ]
+        for speaker, of in session.speakers
+    )
+    table = _table(["agent", "model", "to"], numbers, lines)
+    yield f"<details><summary>agents and models</summary>{table}</details></section>\n"
+
+
+def _mark(number: int, row: Row) -> str:
+    lines = [f"<p>{_icon(shape)} {escape(words)}</p>" for shape, words in _reasons(row)]
+    if row.broke:
+        lines.append(f"<del>{escape(row.broke.before)}</del><ins>{escape(row.broke.after)}</ins>")
+    return f"<li>{escape(_heading(number, row))}{''.join(lines)}</li>\n" if lines else ""
 
 
 def _chart(rows: list[Row]) -> str:
     most = max((row.usage.input for row in rows if row.usage), default=0) or 1
     step = min(22.0, max(2.0, 1000 / len(rows)))
     bar = step - 1 if step >= 4 else step  # noqa: PLR2004  # else no room for a gap
+    # The bars stand right of 44 pixels for numbers, below 34 for marks, and are up to 140 high.
+    width = max(100.0, 44 + step * len(rows) + 14 * sum(row.pause > 0 for row in rows))
     x, labelled, drawn = 44.0, 0.0, []
     for number, row in enumerate(rows, 1):
-        reasons = list(_reasons(row))
+        reasons = dict(_reasons(row))
         if row.pause:
             x += 14
             drawn.append(f'<path class="pause" d="M{x - 8:.1f} 34v140"/>')
-        title = escape("\n".join([_heading(number, row), *(why for _, why in reasons)]))
-        all_ = 140 * row.usage.input / most if row.usage else 0
+        title = escape("\n".join([_heading(number, row), *reasons.values()]))
+        height = 140 * row.usage.input / most if row.usage else 0
         rest = 140 * row.uncached / most
         drawn.append(
             f'<g transform="translate({x:.1f} 34)"><title>{title}</title>'
-            f'<rect class="hit" width="{step:.1f}" height="140"/>'
-            f'<rect class="rest" y="{140 - all_:.1f}" width="{bar:.1f}" height="{rest:.1f}"/>'
-            f'<rect class="cached" y="{140 - all_ + rest:.1f}" width="{bar:.1f}" '
-            f'height="{all_ - rest:.1f}"/>'
+            f'<path class="hit" d="M0 0h{step:.1f}v140H0z"/>'
+            f'<path class="rest" d="M0 {140 - height:.1f}h{bar:.1f}v{rest:.1f}H0z"/>'
+            f'<path class="cached" d="M0 {140 - height + rest:.1f}h{bar:.1f}V140H0z"/>'
         )
         for shape, y in ((BROKE, -14), (KEY, -30)):
-            if shape in dict(reasons):
+            if shape in reasons:
                 drawn.append(f'<g transform="translate({bar / 2 - 6:.1f} {y})">{shape}</g>')
-        drawn.append("</g>")
-        if x > labelled:
-            drawn.append(f'<text x="{x:.1f}" y="189">{_local(row.time):%H:%M:%S}</text>')
+        drawn.append("</g>\n")
+        if labelled <= x <= width - 50:
+            drawn.append(f'<text x="{x:.1f}" y="189">{_local(row.time):%H:%M:%S}</text>\n')
             labelled = x + 80
         x += step
-    width = max(x, labelled)
-    for y, tokens in ((34, most), (104, most // 2), (174, 0)):
-        label = f'<text x="38" y="{y + 4}" text-anchor="end">{_short(tokens)}</text>'
-        drawn.insert(0, f'<path class="grid" d="M44 {y}H{width:.0f}"/>{label}')
-    size = f'width="{width:.0f}" height="194"'
-    return f'<div class="scroll"><svg class="chart" {size}>{"".join(drawn)}</svg></div>\n'
+    grid = (
+        f'<path class="grid" d="M44 {y}H{width:.0f}"/>'
+        f'<text x="38" y="{y + 4}" text-anchor="end">{_short(tokens)}</text>\n'
+        for y, tokens in ((34, most), (104, most / 2), (174, 0))
+    )
+    drawing = "".join([*grid, *drawn])
+    return (
+        f'<div class="scroll"><svg class="chart" width="{width:.0f}" height="194" role="img" '
+        f'aria-label="prompt tokens of each request">\n{drawing}</svg></div>\n'
+    )
 
 
 def _reasons(row: Row) -> Iterator[tuple[str, str]]:
@@ -205,7 +211,7 @@ def _reasons(row: Row) -> Iterator[tuple[str, str]]:
         yield PAUSE, f"{timedelta(seconds=round(row.pause))} after the request before"
     if broke := row.broke:
         where = f"{broke.path}, character {broke.at:,}"
-        estimate = f"an estimated {broke.tokens:,} tokens come before that"
+        estimate = f"estimated tokens before that: {broke.tokens:,}"
         yield BROKE, f"the prefix broke at {where}: {broke.cause}; {estimate}"
 
 
@@ -215,25 +221,27 @@ def _heading(number: int, row: Row) -> str:
     return f"#{number} {_local(row.time):%H:%M:%S} {row.agent} {row.model}: {tokens}"
 
 
-def _table(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    cells = ("".join(f"<td>{escape(cell)}</td>" for cell in line) for line in lines)
-    titles = "".join(f"<th>{title}</th>" for title in head)
-    rows = "".join(f"<tr>{line}</tr>\n" for line in cells)
-    return f'<div class="scroll"><table><tr>{titles}</tr>\n{rows}</table></div>'
+def _table(names: list[str], numbers: list[str], lines: Iterable[Sequence[str]]) -> str:
+    columns = ['class="name"'] * len(names) + [""] * len(numbers)
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        marked = zip(columns, cells, strict=True)
+        return "".join(f"<{tag} {column}>{escape(cell)}</{tag}>" for column, cell in marked)
+
+    rows = "</tr>\n<tr>".join([row("th", names + numbers), *(row("td", line) for line in lines)])
+    return f'<div class="scroll"><table><tr>{rows}</tr></table></div>'
 
 
 def _icon(shape: str) -> str:
     return f'<svg class="icon" width="12" height="12">{shape}</svg>'
 
 
-def _short(number: int) -> str:
-    for unit, name in ((10**6, "M"), (10**3, "k")):
+def _short(number: float) -> str:
+    for unit, name in ((1e6, "M"), (1e3, "k")):
         if number >= unit:
-            return f"{number / unit:.3g}{name}"
-    return str(number)
+            return f"{number / unit:,.1f}{name}"
+    return f"{number:g}"
 
 
 def _local(time: float) -> datetime:
     return datetime.fromtimestamp(time, UTC).astimezone()
-
-

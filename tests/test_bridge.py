@@ -7,7 +7,7 @@ from harness import records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompt_cache_key import bridge
-from prompt_cache_key.bridge import MAX_KNOWN, MAX_LINES, MAX_WAITING, Bridge
+from prompt_cache_key.bridge import MAX_LINES, MAX_WAITING, Bridge
 
 Json = dict[str, Any]
 
@@ -146,11 +146,13 @@ def chat(
     written, `results_first` where they go, `shorten` cuts them. `extra` is said first.
     """
     prompts = texts_of(body["system"])
+    if system == "cut":
+        prompts = [each for each in prompts if not each.startswith("x-anthropic-billing-header:")]
     messages: list[Json] = []
     if system == "user":
         messages.append({"role": "user", "content": "\n\n".join(prompts)})
     elif system != "strip":
-        messages.append({"role": "system", "content": "\n".join(prompts[system == "cut" :])})
+        messages.append({"role": "system", "content": "\n".join(prompts)})
     if extra:
         messages.append({"role": "user", "content": extra})
     for message in body["messages"]:
@@ -188,7 +190,7 @@ def responses(body: Json, *, strip: bool = False) -> Json:
     call = {
         "model": "gpt-5",
         "input": items,
-        "tools": [{"type": "function"} | t for t in body["tools"]],
+        "tools": [{"type": "function"} | t for t in body.get("tools", [])],
     }
     return call if strip else call | {"instructions": "\n\n".join(texts_of(body["system"]))}
 
@@ -207,7 +209,7 @@ def told(body: Json) -> Json:
                 lines.append(result_text(block, "\n"))
         if message["role"] != "system":
             messages.append({"role": message["role"], "content": "\n".join(lines) or "..."})
-    return {"model": "gpt-5", "messages": messages, "tools": body["tools"]}
+    return {"model": "gpt-5", "messages": messages, "tools": body.get("tools", [])}
 
 
 def anthropic(body: Json) -> Json:
@@ -282,6 +284,13 @@ CONVERSATIONS = {
     "another after a system message": request(
         prompt("what is old"), says("system", "Mind the gap.\nMind the step.")
     ),
+    "the same one later": request(
+        prompt("what is new"),
+        says("system", "Mind the gap.\nMind the step."),
+        says("assistant", "Nothing."),
+        says("user", "and now"),
+        says("system", "Mind the gap.\nMind the step."),
+    ),
     "an image": request(prompt("what is this"), says("assistant", "A cat."), says("user", IMAGE)),
     "a subagent": request(prompt("look for cats"), system=["You are an agent."], tools=("Bash",)),
     "its title": request(
@@ -291,12 +300,15 @@ CONVERSATIONS = {
 }
 
 
-# Without tools and system prompt nothing tells it from a stranger; with "..." for an image neither.
+# Without tools and system prompt a few words don't tell it from a stranger, nor does a whole
+# conversation with something added; "..." for an image neither.
 NOT_FOUND = {
-    (translator, name)
-    for translator in ("strips system", "says something first", "responses, stripped")
-    for name in ("its title", "a summary")
-} | {("one text for all", "an image")}
+    ("strips system", "its title"),
+    ("responses, stripped", "its title"),
+    ("says something first", "its title"),
+    ("says something first", "a summary"),
+    ("one text for all", "an image"),
+}
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
@@ -315,6 +327,27 @@ def test_no_call_finds_another_session(translator: str, name: str) -> None:
         # Said by the user, what is also the first result looks as if that were the last word.
         del others["a result"]
     assert find(waiting(**others), TRANSLATORS[translator](CONVERSATIONS[name])) is None
+
+
+def test_results_of_the_same_call_that_differ_a_little() -> None:
+    outputs = ["a.py\nb.py\nc.py", "a.py\nb.py\nc.py\nd.py", "a.py\nb.py\nx.py", "a.py\nb.py"]
+    bodies = {output: request(FIRST, LOOK, says("user", result(output))) for output in outputs}
+    for order in (outputs, outputs[::-1]):
+        found = waiting(**{output: bodies[output] for output in order})
+        for output, body in bodies.items():
+            assert find(found, chat(body)) == output
+
+
+def test_tools_that_are_left_out_and_added() -> None:
+    found = waiting(session=request(FIRST))
+    for tools, cause in [
+        (TOOLS, "session"),
+        ((*TOOLS, "Search", "Fetch", "Exit", "Wait", "Watch"), "session"),
+        (TOOLS[:2], "session"),
+        (TOOLS[:1], None),
+        ((), None),
+    ]:
+        assert find(found, chat(request(FIRST, tools=tools))) == cause
 
 
 # --- strangers ----------------------------------------------------------------------------------
@@ -350,7 +383,11 @@ def test_no_call_finds_another_session(translator: str, name: str) -> None:
     ],
 )
 def test_stranger_finds_nothing(stranger: Json) -> None:
-    trivial = {"hi": request(says("user", "hi")), "with reminder": request(prompt("hi"))}
+    trivial = {
+        "hi": request(says("user", "hi")),
+        "with reminder": request(prompt("hi")),
+        "bare": request(says("user", "hi"), system=[], tools=()),
+    }
     found = waiting(**CONVERSATIONS, **trivial)
     assert find(found, stranger) is None
     assert find(found, chat(trivial["hi"])) == "hi"
@@ -395,8 +432,8 @@ def test_the_same_prompt_twice_is_told_apart_by_its_tool_calls() -> None:
         output = {"type": "function_call_output", "output": came["content"]}
         responses_form = [chat_form[0], output | {"call_id": came["tool_use_id"]}]
         assert find(found, body | {"model": "m2"}) == session
-        assert find(found, {"messages": chat_form, "tools": body["tools"]}) == session
-        assert find(found, {"input": responses_form, "tools": body["tools"]}) == session
+        assert find(found, {"messages": chat_form, "tools": body.get("tools", [])}) == session
+        assert find(found, {"input": responses_form, "tools": body.get("tools", [])}) == session
 
 
 def test_agent() -> None:
@@ -455,7 +492,7 @@ def test_the_oldest_goes_first() -> None:
 
 
 def long_log(name: str) -> str:
-    return "\n".join(f"{name} {number}" for number in range(MAX_LINES // 4))
+    return "\n".join(f"{name} {number}" for number in range(500))
 
 
 def long_conversation(name: str, turns: int) -> list[Json]:
@@ -477,7 +514,7 @@ def test_long_conversations(translator: str) -> None:
         assert find(found, TRANSLATORS[translator](body)) == name
 
 
-@pytest.mark.parametrize("lines", [MAX_LINES - 1, MAX_LINES, MAX_LINES + 1, MAX_KNOWN])
+@pytest.mark.parametrize("lines", [2000, MAX_LINES - 1, MAX_LINES])
 @pytest.mark.parametrize("translator", TRANSLATORS)
 def test_long_texts(translator: str, lines: int) -> None:
     log = "\n".join(map(str, range(lines)))
@@ -492,7 +529,7 @@ def test_long_texts(translator: str, lines: int) -> None:
 
 @pytest.mark.parametrize("translator", TRANSLATORS)
 def test_longest_texts(translator: str) -> None:
-    log = "\n".join(map(str, range(2 * MAX_KNOWN)))
+    log = "\n".join(map(str, range(2 * MAX_LINES)))
     bodies = {
         "a prompt after it": request(says("user", log, "look at this")),
         "a prompt before it": request(says("user", "look at that", log)),
@@ -505,13 +542,13 @@ def test_longest_texts(translator: str) -> None:
 
 
 def test_memory_is_bounded() -> None:
-    log = "\n".join(map(str, range(3 * MAX_KNOWN)))
+    log = "\n".join(map(str, range(3 * MAX_LINES)))
     turns = [says("user", f"turn {number}\n{log}") for number in range(9)]
     for body in (request(*turns), {"input": log}):
-        assert len(bridge.read(encoded(body), MAX_KNOWN).known) < 2 * MAX_KNOWN
+        assert len(bridge.read(encoded(body), MAX_LINES).known) < 2 * MAX_LINES
     logs = ["\n".join(map(str, range(start, start + 100))) for start in range(0, 10**5, 100)]
     turns = [says("user", log, result(log.replace("\n", "!\n"))) for log in logs]
-    assert len(bridge.read(encoded(request(*turns)), MAX_KNOWN).known) < 2.1 * MAX_KNOWN
+    assert len(bridge.read(encoded(request(*turns)), MAX_LINES).known) < 2.1 * MAX_LINES
 
 
 # --- recorded requests --------------------------------------------------------------------------
@@ -536,7 +573,7 @@ def conversation(body: Json) -> Any:
 @pytest.mark.parametrize("translator", TRANSLATORS)
 def test_recorded_requests(translator: str) -> None:
     assert len(RECORDED) > 40
-    for name, body in RECORDED.items():
+    for body in RECORDED.values():
         found = find(waiting(**RECORDED), TRANSLATORS[translator](body))
         if found is None:
             # Helpers without tools, whose system prompt was their frame.
@@ -544,7 +581,6 @@ def test_recorded_requests(translator: str) -> None:
             assert translator in {translator for translator, _ in NOT_FOUND}
         else:
             assert conversation(RECORDED[found]) == conversation(body)
-            assert found.split()[:3] == name.split()[:3]
 
 
 def test_recorded_calls_find_no_stranger() -> None:
@@ -582,7 +618,7 @@ def forests(draw: st.DrawFn) -> dict[str, Json]:
         for _ in range(draw(st.integers(0, 2))):
             messages += tool_turn()
         if draw(st.booleans()):
-            messages.append(says("system", draw(TRIVIAL)))
+            messages.append(says("system", draw(st.sampled_from(["Mind the gap.", "ok"]))))
         sessions[str(number)] = request(*messages)
     return sessions
 

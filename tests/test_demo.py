@@ -1,5 +1,6 @@
 import asyncio
 import http.client
+import os
 import re
 import socket
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from demo import (
+    ADDON,
     MAPPING,
+    REPORT,
     DemoError,
     ask,
     check_keys,
@@ -29,10 +32,22 @@ DEMO = Path(__file__).parent.parent / "scripts" / "demo.py"
 
 
 @pytest.fixture(scope="module")
-def output() -> str:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the demo runs."""
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def output(folder: Path) -> str:
     """What the shortest demo prints."""
-    command = [sys.executable, str(DEMO), "--minutes", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(DEMO), "--minutes", "1"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ADDON.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -67,6 +82,19 @@ def test_the_upstream_is_called_a_stand_in_in_one_line(output: str) -> None:
 
     assert "stand-in" in first
     assert all(number in first for number in ["256", "15", "1,024", "128", "10"])
+
+
+def test_the_last_line_names_the_report_of_the_same_traffic(output: str, folder: Path) -> None:
+    [cached] = re.findall(r"^hit rate .*-> *([\d.]+ %)$", output, re.MULTILINE)
+    [[requests, prompt]] = re.findall(
+        r"^requests .*-> *([\d,]+)\nprompt tokens .*-> *([\d,]+)$", output, re.MULTILINE
+    )
+
+    assert [path.name for path in folder.iterdir()] == [REPORT]
+    assert output.splitlines()[-1] == (
+        f"{REPORT}: 12 sessions, {requests} requests, {cached} of {prompt} prompt tokens from the "
+        "cache, 0 prefix breaks, 0 key changes"
+    )
 
 
 def test_twelve_sessions_of_four_clients_start_at_their_recorded_size() -> None:

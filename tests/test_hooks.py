@@ -1,5 +1,6 @@
 """The addon in mitmproxy's own test context: every hook and command on real flows."""
 
+import asyncio
 import gzip
 import json
 import logging
@@ -202,8 +203,8 @@ def test_active_line(
     ca = Path(setup.context.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
     assert lines() == [
         "INFO [prompt-cache] active: ttl=1h sliding=true max_sessions=10000 scope=session "
-        'keys=random overwrite=false headers="" stream=true comment=true strip_attribution=false '
-        "bridge=true; "
+        'keys=random store=memory overwrite=false headers="" stream=true comment=true '
+        "strip_attribution=false bridge=true; "
         f"point Claude Code here: {here.format(ca=ca)}"
     ]
 
@@ -660,3 +661,51 @@ def test_summary(setup: Setup, lines: Lines) -> None:
         f"INFO [prompt-cache] session={SESSION} requests=1 input=2048 cached=1920 hit=94%",
         "INFO [prompt-cache] total sessions=1 requests=1 input=2048 cached=1920 hit=94%",
     ]
+
+
+# The store; here one that is away, test_fleet.py has those that answer
+
+
+def test_store_that_is_away(caplog: pytest.LogCaptureFixture, lines: Lines) -> None:
+    caplog.set_level(logging.INFO, "prompt_cache_key")
+
+    async def use() -> None:
+        addon = PromptCacheKey(Clock())
+        with taddons.context(Proxyserver(), addon) as context:
+            context.configure(addon, prompt_cache_store="redis://user:secret@127.0.0.1:1/0")
+            setup = Setup(context, addon, Clock())
+
+            async def send(content: bytes = BODY, **changes: object) -> http.HTTPFlow:
+                flow = setup.flow(content)
+                waiting = addon.request(flow)
+                assert waiting
+                for name, value in changes.items():
+                    setattr(flow, name, value)
+                await waiting
+                return flow
+
+            first = key(await send())
+            assert first
+            assert key(await send()) == first
+            assert key(await send(live=False)) is None
+            assert key(await send(error=tflow.terr())) is None
+            streamed_key = streamed(setup, BODY)[0].metadata["prompt_cache_key"]
+            assert streamed_key == first
+            addon.forget(SESSION)
+            assert key(await send()) != first
+            store = addon.store
+            context.configure(addon, prompt_cache_store="memory")
+            assert store
+            assert not addon.store
+            addon.running()
+
+    asyncio.run(use())
+    said = lines()
+    (lost,) = [line for line in said if line.startswith("WARNING")]
+    assert "requests go on with the keys known here" in lost
+    assert "secret" not in "".join(said)
+
+
+def test_store_that_is_none(setup: Setup) -> None:
+    with pytest.raises(exceptions.OptionsError, match="prompt_cache_store: "):
+        setup.context.configure(setup.addon, prompt_cache_store="http://127.0.0.1")

@@ -196,8 +196,8 @@ def test_forget_ends_the_mappings_of_one_session() -> None:
     keys = numbered()
     for name in [A, ("n", "a"), ("n", "a", "agent"), B, ("a", "b"), ("m", "c", "a")]:
         keys.get(name, 0)
-    assert keys.forget("a") == 3
-    assert keys.forget("a") == 0
+    assert len(keys.forget("a")) == 3
+    assert keys.forget("a") == []
     assert len(keys) == 3
     assert keys.get(A, 0) == ("6", True)
     assert keys.get(B, 0) == ("3", False)
@@ -284,7 +284,7 @@ class KeysAsAList(RuleBasedStateMachine):
     @rule(session=st.sampled_from("abcd"))
     def forget(self, session: str) -> None:
         left = [row for row in self.rows if row.name[1] != session]
-        assert self.keys.forget(session) == len(self.rows) - len(left)
+        assert len(self.keys.forget(session)) == len(self.rows) - len(left)
         self.rows = left
 
     @rule()

@@ -1,10 +1,6 @@
-from prompt_cache_key.keys import Keys, Name
+from prompt_cache_key.keys import Keys
 from prompt_cache_key.table import COLUMNS, table
 from prompt_cache_key.totals import Totals
-
-
-def name(model: str, session: str, _agent: str) -> Name:
-    return (model, session)
 
 
 def test_rows() -> None:
@@ -13,7 +9,7 @@ def test_rows() -> None:
     totals.request("s", "main", "m", key, "new").add(2048, 1920)
     totals.request("s", "a1", "m", key, "reused")
     totals.request("other", "main", "m", "mine", "kept")
-    assert table(totals, keys, name, 61.5) == [
+    assert table(totals, keys, "session", 61.5) == [
         COLUMNS,
         ["s", "main", "m", key, "new", "0:01:01", "0:58:58", "1", "2048", "1920", "94"],
         ["s", "a1", "m", key, "reused", "0:01:01", "0:58:58", "1", "0", "0", "0"],
@@ -25,5 +21,13 @@ def test_key_that_has_ended() -> None:
     keys, totals = Keys(ttl=10), Totals()
     key, _ = keys.get(("m", "s"), 0)
     totals.request("s", "main", "m", key, "new")
-    assert table(totals, keys, name, 9.5)[1][5:7] == ["0:00:09", "0:00:00"]
-    assert table(totals, keys, name, 10)[1][5:7] == ["-", "-"]
+    assert table(totals, keys, "session", 9.5)[1][5:7] == ["0:00:09", "0:00:00"]
+    assert table(totals, keys, "session", 10)[1][5:7] == ["-", "-"]
+
+
+def test_keys_of_agents() -> None:
+    keys, totals = Keys(ttl=10), Totals()
+    keys.get(("m", "s", "a1"), 0)
+    for agent in ("main", "a1"):
+        totals.request("s", agent, "m", "key", "new")
+    assert [row[5] for row in table(totals, keys, "agent", 1)[1:]] == ["-", "0:00:01"]

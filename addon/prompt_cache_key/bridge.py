@@ -16,11 +16,12 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 MAX_WAITING = 128
-MAX_LINES = 1024
-"""Lines of what was said, and of tool results, that are compared, the newest."""
+MAX_LINES = 8192
+"""Lines of what was said, and as many of tool results, that are remembered of a request: the
+newest. 128 requests with as many take some 150 MB."""
 
-MAX_KNOWN = 8 * MAX_LINES
-"""As many of each are remembered; 128 requests with as many take some 150 MB."""
+MIN_SAID = 16
+"""Characters of a conversation that is not said by just anyone."""
 
 _SYSTEM = ("system", "developer")
 _CALL_IDS = ("tool_use_id", "tool_call_id", "call_id")
@@ -50,17 +51,21 @@ class Prompt(NamedTuple):
     """What a request says, as hashes; the passages are in order, the newest first.
 
     `frame` are the names of its tools, or without tools the lines of its system prompts. `said`
-    are the texts of user and assistant, `results` those of tools, and `new` the results that came
-    after all that was said. System prompts are in neither, since translators strip and change
-    them. `known` has frame and lines, in every form; `calls` the ids of the tools' calls.
+    are the texts of user and assistant, in all of `length` characters, `results` those of tools,
+    and `new` the results that came after all that was said. `system` are the system prompts and
+    messages, which translators strip and change. `known` has all of these, the lines in every
+    form; `calls` the ids of tool calls.
     """
 
     frame: set[int]
+    has_tools: bool
+    system: set[int]
     said: list[Passage]
     results: list[Passage]
     new: list[Passage]
     known: set[int]
     calls: set[int]
+    length: int
 
 
 @dataclass(eq=False)
@@ -72,7 +77,7 @@ class _Waiting:
 
     @cached_property
     def prompt(self) -> Prompt:
-        return read(self.read_body(), MAX_KNOWN)
+        return read(self.read_body(), MAX_LINES)
 
 
 class Bridge:
@@ -117,7 +122,7 @@ class Bridge:
 def read(body: bytes, max_said: int = sys.maxsize) -> Prompt:
     """Read the prompt of a request in any dialect; that of what is no JSON object is empty.
 
-    What was said is read back to `max_said` lines, results of tools to `MAX_KNOWN`.
+    What was said is read back to `max_said` lines, results of tools to `MAX_LINES`.
     """
     with suppress(ValueError, RecursionError):
         request = json.loads(body)
@@ -129,24 +134,24 @@ def read(body: bytes, max_said: int = sys.maxsize) -> Prompt:
 def _difference(request: Prompt, call: Prompt) -> int | None:
     """Return in how much they differ; None if the one did not cause the other.
 
-    A stranger may say just what a request says: "hi". But he has other tools; or is a Claude Code
-    too, in another conversation. A translator sends on all that was said. It may add something,
-    but not as the last word. Results of tools it may shorten.
+    A stranger may say just what a request says: "hi". But he has other tools, or another system
+    prompt; or is a Claude Code too, in another conversation. A translator sends on all that was
+    said. It may add something, but not as the last word, and nothing where it strips the system
+    prompt of a request without tools. Results of tools it may shorten.
     """
     has_frame = 2 * len(request.frame - call.known) <= len(request.frame) > 0
-    if not (has_frame and request.said and call.said):
+    has_tools = request.has_tools or call.has_tools
+    unknown = _missing(call.said, request.known)
+    if not has_frame and (has_tools or unknown or call.length < MIN_SAID):
         return None
-    if _missing(request.said, call.known) or _missing(call.said[:1], request.known):
+    last = next((said for said in call.said if said.missing(request.system)), None)
+    if not last or last.missing(request.known) or _missing(request.said, call.known):
         return None
     for one, other in ((request, call), (call, request)):
         if 2 * _missing(one.new, other.known) > sum(passage.size for passage in one.new):
             return None
-    lines = (
-        _missing(call.said, request.known)
-        + _missing(call.results, request.known)
-        + _missing(request.results, call.known)
-    )
-    return lines + len(request.calls ^ call.calls)
+    results = _missing(call.results, request.known) + _missing(request.results, call.known)
+    return unknown + results + len(request.calls ^ call.calls)
 
 
 def _missing(passages: list[Passage], known: set[int]) -> int:
@@ -162,28 +167,34 @@ def _prompt(request: dict[str, Any], max_said: int) -> Prompt:
         (system if is_system else messages).append(message)
 
     tools = _tools(request.get("tools"))
-    prompts = [_passage(texts, MAX_KNOWN) for content in system for _, texts in _texts(content)]
+    prompts = [_passage(texts, MAX_LINES) for content in system for _, texts in _texts(content)]
     frame = tools or {line for passage in prompts for line in passage.inner | passage.edges[0]}
-    known = tools.union(*(form for passage in prompts for form in (passage.inner, *passage.edges)))
-
-    prompt = Prompt(frame, [], [], [], known, set())
+    lines = set().union(*(form for passage in prompts for form in (passage.inner, *passage.edges)))
+    known = tools | lines
+    said: list[Passage] = []
+    results: list[Passage] = []
+    new: list[Passage] = []
+    calls: set[int] = set()
+    length = 0
     seen = [0, 0]
     for message in reversed(messages):
         for call_id, texts in _texts(message):
             is_result = call_id is not None
-            limit = MAX_KNOWN if is_result else max_said
+            limit = MAX_LINES if is_result else max_said
             if seen[is_result] > limit:
                 continue
             passage = _passage(texts, limit)
+            seen[is_result] += passage.size
             known.update(passage.inner, *passage.edges)
             if is_result:
-                prompt.calls.add(hash(call_id))
-                if not prompt.said:
-                    prompt.new.append(passage)
-            if seen[is_result] <= MAX_LINES:
-                (prompt.results if is_result else prompt.said).append(passage)
-            seen[is_result] += passage.size
-    return prompt
+                calls.add(hash(call_id))
+                results.append(passage)
+                if not said:
+                    new.append(passage)
+            else:
+                length += sum(map(len, texts))
+                said.append(passage)
+    return Prompt(frame, bool(tools), lines, said, results, new, known, calls, length)
 
 
 def _tools(tools: Any) -> set[int]:

@@ -5,11 +5,11 @@ import logging
 import math
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from mitmproxy import command, ctx, exceptions, flowfilter, http, types
@@ -24,11 +24,14 @@ from .explain import RECENT, explain, find_break
 from .keys import Keys, Name, derived_key, random_key
 from .log import log, pairs, text
 from .options import PREFIX, Options, seconds, without
+from .redis_store import RedisStore, shown
 from .session import AGENT_HEADER, Session, agent, find, from_header, is_raw_user_id
 from .stream import MEMBER_SIZE, RequestKey, ResponseTap
 from .table import table
 from .totals import LARGE, Totals
 from .usage import Usage, UsageReader
+
+T = TypeVar("T")
 
 
 class PromptCacheKey:
@@ -40,6 +43,7 @@ class PromptCacheKey:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.keys = Keys()
+        self.store: RedisStore | None = None
         self.bridge = Bridge()
         self.totals = Totals()
         self.options = Options()
@@ -75,9 +79,12 @@ class PromptCacheKey:
             )
         if not any(name.startswith(PREFIX) for name in updated):
             return
-        new, matches = self._read_options()
+        new, matches, store = self._read_options()
         if new.keys != self.options.keys:
             self.keys.clear()
+        if new.store != self.options.store:
+            self._close_store()
+            self.store = store
         self.options, self.matches = new, matches
         self.keys.ttl = seconds(new.ttl)
         self.keys.sliding = new.sliding
@@ -89,6 +96,7 @@ class PromptCacheKey:
         settings = asdict(self.options)
         del settings["filter"]
         settings["headers"] = ",".join(settings["headers"])
+        settings["store"] = shown(settings["store"])
         here = _client_settings()
         log(logging.INFO, f"active: {pairs(**settings)}; point Claude Code here: {here}")
 
@@ -97,6 +105,7 @@ class PromptCacheKey:
         if self.totals.all.requests:
             for line in self.totals.summary():
                 log(logging.INFO, line)
+        self._close_store()
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Prepare a request that is streamed, and so is sent on before `request` is called."""
@@ -109,7 +118,10 @@ class PromptCacheKey:
         who = Session(session, agent(request.headers), "header")
 
         def key_of(model: str) -> str:
-            key, new = self._key(who, model)
+            name, now = self._name(who, model), self.clock()
+            key, new = self.keys.get(name, now)
+            if self.store:  # its answer can't be waited for here
+                self.store.offer(name, now)
             self._keyed(flow, who, model, key, "new" if new else "reused")
             return key
 
@@ -117,17 +129,12 @@ class PromptCacheKey:
         if length := request.headers.get("content-length"):
             request.headers["content-length"] = str(int(length) + MEMBER_SIZE)
 
-    def request(self, flow: http.HTTPFlow) -> None:
-        """Put the session's key into a request that is ours to touch."""
-        if not self._is_ours(flow):
-            return
-        try:
-            if isinstance(flow.request.stream, RequestKey):
-                flow.request.stream.check()
-            else:
-                self._give_key(flow)
-        except ValueError as e:
-            self._warn_unchanged(flow, str(e))
+    def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """Put the session's key into a request that is ours to touch.
+
+        Only where the key has to be asked for elsewhere there is something to be waited for.
+        """
+        return self._or_warn(flow, self._give_key) if self._is_ours(flow) else None
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Let the events of a keyed request's response pass as they come."""
@@ -168,15 +175,18 @@ class PromptCacheKey:
     @command.command("prompt_cache.sessions")
     def sessions(self) -> types.Data:
         """Show the sessions: their keys, how long those live, and what they got from the cache."""
-        return cast("types.Data", table(self.totals, self.keys, self._name, self.clock()))
+        return cast("types.Data", table(self.totals, self.keys, self.options.scope, self.clock()))
 
     @command.command("prompt_cache.forget")
     def forget(self, session: str) -> None:
         """End a session's mappings: its next request gets a new key."""
-        forgotten = self.keys.forget(session)
-        if not forgotten:
+        names = self.keys.forget(session)
+        if not names:
             raise exceptions.CommandError(f"no key is known for session {text(session)}")
-        log(logging.INFO, f"forgot {pairs(keys=forgotten, session=session)}")
+        if self.store:
+            for name in names:
+                self.store.offer(name, self.clock(), replace=True)
+        log(logging.INFO, f"forgot {pairs(keys=len(names), session=session)}")
 
     @command.command("prompt_cache.explain")
     def explain(self, flow: Flow) -> None:
@@ -202,8 +212,11 @@ class PromptCacheKey:
             return False
         return bool(self.matches(flow)) and _endpoint(flow.request) not in self.refused
 
-    def _give_key(self, flow: http.HTTPFlow) -> None:
-        """Put the key in; ValueError if that cannot be done."""
+    def _give_key(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """Find whose request it is and put the key in; ValueError if that cannot be done."""
+        if isinstance(flow.request.stream, RequestKey):
+            flow.request.stream.check()
+            return None
         content = _content(flow.request)
         found = body.read(content)
         own = found.prompt_cache_key
@@ -217,28 +230,43 @@ class PromptCacheKey:
             raise ValueError("it shows no session, and its own key is a user id, a bad key")
         else:
             log(logging.DEBUG, "no key: the request shows no session", flow.client_conn.peername)
-            return
+            return None
         model = found.model if isinstance(found.model, str) else ""
         sent = body.without_attribution(content) if self.options.strip_attribution else content
-        if found.has_key and not (self.options.overwrite or is_raw_user_id(own)):
-            key, state = str(own), "kept"
-        else:
-            key, new = self._key(who, model)
+
+        def put(key: str, new: bool) -> None:  # noqa: FBT001  # what a store returns
+            flow.request.content = body.with_key(sent, found, key)
             state = "replaced" if found.has_key else "new" if new else "reused"
-            sent = body.with_key(sent, found, key)
-        if sent is not content:
-            flow.request.content = sent
-        for name in self.options.headers:
-            flow.request.headers[name] = key
-        self._keyed(flow, who, model, key, state)
+            self._keyed(flow, who, model, key, state)
 
-    def _key(self, who: Session, model: str) -> tuple[str, bool]:
-        if not who.agent and self.options.scope == "agent":
+        if found.has_key and not (self.options.overwrite or is_raw_user_id(own)):
+            if sent is not content:
+                flow.request.content = sent
+            self._keyed(flow, who, model, str(own), "kept")
+        elif self.store:
+            return self._put_when(flow, self.store.get(self._name(who, model), self.clock()), put)
+        else:
+            put(*self.keys.get(self._name(who, model), self.clock()))
+        return None
+
+    async def _put_when(
+        self,
+        flow: http.HTTPFlow,
+        answer: Awaitable[tuple[str, bool]],
+        put: Callable[[str, bool], None],
+    ) -> None:
+        """Put the key in when it is known, unless the client has gone meanwhile."""
+        got = await answer
+        if flow.live and not flow.error:
+            self._or_warn(flow, lambda _: put(*got))
+
+    def _name(self, who: Session, model: str) -> Name:
+        """Return what the key is kept by; ValueError if that needs an agent that is malformed."""
+        if self.options.scope != "agent":
+            return (model, who.id)
+        if not who.agent:
             raise ValueError(f"its header {AGENT_HEADER} is malformed")
-        return self.keys.get(self._name(model, who.id, who.agent or ""), self.clock())
-
-    def _name(self, model: str, session: str, agent_: str) -> Name:
-        return (model, session, agent_) if self.options.scope == "agent" else (model, session)
+        return (model, who.id, who.agent)
 
     def _keyed(self, flow: http.HTTPFlow, who: Session, model: str, key: str, state: str) -> None:
         """Tell of a request that has its key now."""
@@ -249,6 +277,9 @@ class PromptCacheKey:
             "claude_session": speaker.session,
             "claude_agent": speaker.agent,
         }
+        if not flow.request.stream:
+            for name in self.options.headers:
+                flow.request.headers[name] = key
         total = self.totals.request(*speaker, key, state)
         exchange = self.exchanges[flow] = Exchange(speaker, key, state, total)
         self._comment(flow, exchange)
@@ -293,28 +324,38 @@ class PromptCacheKey:
                 flow.client_conn.peername,
             )
 
-    def _warn_unchanged(self, flow: http.HTTPFlow, why: str) -> None:
-        """Warn, once for each reason, that a request goes on without a key."""
-        where = f"{flow.request.method} {text(_endpoint(flow.request))}"
-        self._once(logging.WARNING, f"it goes on unchanged: {why}", f"no key for {where}", flow)
+    def _or_warn(self, flow: http.HTTPFlow, do: Callable[[http.HTTPFlow], T]) -> T | None:
+        """Do it; or warn, once for each reason, that the request goes on without a key."""
+        try:
+            return do(flow)
+        except ValueError as e:
+            where = f"no key for {flow.request.method} {text(_endpoint(flow.request))}"
+            self._once(logging.WARNING, f"it goes on unchanged: {e}", where, flow)
+            return None
 
     def _once(self, level: int, cause: str, where: str, flow: http.HTTPFlow) -> None:
         if cause not in self.told:
             self.told.add(cause)
             log(level, f"{where}, {cause}", flow.client_conn.peername)
 
-    @staticmethod
-    def _read_options() -> tuple[Options, flowfilter.TFilter]:
+    def _close_store(self) -> None:
+        if self.store:
+            self.store.close()
+            self.store = None
+
+    def _read_options(self) -> tuple[Options, flowfilter.TFilter, RedisStore | None]:
         names = [option.name for option in fields(Options)]
         values = {name: getattr(ctx.options, PREFIX + name) for name in names}
+        where = ""
         try:
             options = Options(**values)
+            where = f"{PREFIX}filter: "
+            matches = flowfilter.parse(options.filter)
+            where = f"{PREFIX}store: "
+            store = None if options.store == "memory" else RedisStore(options.store, self.keys)
         except ValueError as e:
-            raise exceptions.OptionsError(str(e)) from None
-        try:
-            return options, flowfilter.parse(options.filter)
-        except ValueError as e:
-            raise exceptions.OptionsError(f"{PREFIX}filter: {e}") from None
+            raise exceptions.OptionsError(f"{where}{e}") from None
+        return options, matches, store
 
 
 def _client_settings() -> str:

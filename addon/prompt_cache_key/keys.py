@@ -88,12 +88,12 @@ class Keys:
         """Return how many seconds a mapping has left to live; 0 or less: it has expired."""
         return (mapping.used if self.sliding else mapping.made) + self.ttl - now
 
-    def forget(self, session: str) -> int:
-        """End all mappings of a session, of any model and agent; return how many there were."""
+    def forget(self, session: str) -> list[Name]:
+        """End all mappings of a session, of any model and agent; return their names."""
         names = [name for name in self._mappings if name[1] == session]
         for name in names:
             del self._mappings[name]
-        return len(names)
+        return names
 
     def clear(self) -> None:
         """End all mappings."""

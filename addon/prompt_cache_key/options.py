@@ -106,6 +106,11 @@ class Options:
         "model and session, the same on every proxy and after every restart.",
         one_of("random", "derived"),
     )
+    store: str = _option(
+        "memory",
+        'Where keys are kept: "memory", or in the Redis or Valkey server of a redis:// URL, which '
+        "several proxies share.",
+    )
     overwrite: bool = _option(False, "Replace a prompt_cache_key that the client sent.")
     headers: Sequence[str] = _option(
         (),

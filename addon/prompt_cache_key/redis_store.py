@@ -71,6 +71,9 @@ def client(url: str) -> "Redis":
             decode_responses=True,
             encoding_errors="replace",
             retry=Retry(NoBackoff(), 1),  # the server may have closed the connection meanwhile
+            # Those of redis-py can swallow the cancellation by another (Python 3.11, wait_for).
+            socket_timeout=None,
+            socket_connect_timeout=None,
         )
         # It reads the URL's options.
         redis.connection_pool.make_connection()  # type: ignore[no-untyped-call, unused-ignore]
@@ -100,60 +103,71 @@ class RedisStore:
     it again, and of several keys that were made while it was away one remains.
 
     A request waits up to `timeout` seconds. While the server is away or slower than that, requests
-    go on at once with the keys known here, and one a second at most tries again behind its back.
+    go on at once with the keys known here, and once a second at most one has its offer made too.
 
-    `url` as for `client`. The methods belong into one event loop.
+    `lost` tells that this is so. `url` is as for `client`. The methods belong into one event loop.
     """
 
     def __init__(self, url: str, keys: Keys, timeout: float = TIMEOUT) -> None:
         self.timeout = timeout
+        self.lost = False
         self._keys = keys
         self._client = client(url)
         self._shown = f"prompt_cache_store {text(shown(url))}"
         self._offers: list[_Offer] = []
         self._exchange: asyncio.Task[None] | None = None
-        self._lost = False
         self._try_at = 0.0
         self._told = False
 
-    async def get(self, name: Name, now: float, *, replace: bool = False) -> tuple[str, bool]:
-        """Get the key of a name, or make one; return it, and whether it is new.
-
-        With `replace` the key known here, or a new one, takes the place of the server's.
-        """
+    async def get(self, name: Name, now: float) -> tuple[str, bool]:
+        """Get the key of a name, or make one; return it, and whether it is new."""
         key, new = self._keys.get(name, now)
-        mapping = cast("Mapping", self._keys.peek(name, now))
-        # Of what is left of a life nothing is rounded up: it would grow at each hand-over.
-        life = max(1, int(self._keys.remaining(mapping, now) * 1000))
-        offer = _Offer(name, mapping, now, life, replace)
-        if not self._lost:
-            # A task of its own: a request that is cancelled must not break the connection off.
-            _, late = await asyncio.wait([self._make(offer)], timeout=self.timeout)
+        mapping, exchange = self._offer(name, now)
+        if exchange and not self.lost:
+            # The exchange is not cancelled with the request, which would break the connection off.
+            _, late = await asyncio.wait([exchange], timeout=self.timeout)
             if late:
                 self._lose(f"no answer within {self.timeout * 1000:.0f} ms")
-        elif now >= self._try_at and (not self._exchange or self._exchange.done()):
-            self._make(offer)
         return mapping.key, new and mapping.key == key
 
-    async def close(self) -> None:
-        """End the connection, after what is on its way if that is soon done."""
+    def offer(self, name: Name, now: float, *, replace: bool = False) -> None:
+        """Offer the key that is known here, or a new one, without waiting for the answer.
+
+        With `replace` it takes the place of the server's.
+        """
+        self._keys.get(name, now)
+        self._offer(name, now, replace=replace)
+
+    def close(self) -> asyncio.Task[None]:
+        """End the connection in the background, after what is on its way if that is soon done."""
+        return asyncio.create_task(self._close())
+
+    async def _close(self) -> None:
         if self._exchange:
             await asyncio.wait([self._exchange], timeout=self.timeout)
         await self._client.aclose()
 
-    def _make(self, offer: _Offer) -> asyncio.Task[None]:
-        """Return the exchange that an offer is made in.
+    def _offer(
+        self, name: Name, now: float, *, replace: bool = False
+    ) -> tuple[Mapping, asyncio.Task[None] | None]:
+        """Return the mapping that is known here, and the exchange that it is offered in, if any.
 
-        While one is on its way it is the next one, which makes all that have come in until then:
-        a hundred cost little more than one, and one connection is enough.
+        While an exchange is on its way it is the next one, with all that is offered until then: a
+        hundred offers cost little more than one, and one connection is enough.
         """
-        self._try_at = offer.now + PAUSE
-        if not self._exchange or not self._offers:
-            self._exchange = asyncio.create_task(self._make_all(self._exchange))
-        self._offers.append(offer)
-        return self._exchange
+        mapping = cast("Mapping", self._keys.peek(name, now))
+        idle = not self._exchange or self._exchange.done()
+        if self.lost and not (idle and now >= self._try_at):
+            return mapping, None
+        self._try_at = now + PAUSE
+        # Of what is left of a life nothing is rounded up: it would grow at each hand-over.
+        life = max(1, int(self._keys.remaining(mapping, now) * 1000))
+        self._offers.append(_Offer(name, mapping, now, life, replace))
+        if len(self._offers) == 1:  # mitmproxy's tasks start at once, so the offer comes first
+            self._exchange = asyncio.create_task(self._make_offers(self._exchange))
+        return mapping, self._exchange
 
-    async def _make_all(self, before: asyncio.Task[None] | None) -> None:
+    async def _make_offers(self, before: asyncio.Task[None] | None) -> None:
         if before:
             await asyncio.wait([before])
         offers, self._offers = self._offers, []
@@ -167,8 +181,8 @@ class RedisStore:
         except Exception as e:  # noqa: BLE001  # whatever happens in there, requests go on
             self._lose(_reason(e))
             return
-        if self._lost and time() - start <= self.timeout:
-            self._lost = False
+        if self.lost and time() - start <= self.timeout:
+            self.lost = False
             log(logging.INFO, f"{self._shown} is back")
 
     async def _ask(self, offers: list[_Offer]) -> list[Any]:
@@ -204,8 +218,8 @@ class RedisStore:
             offer.mapping.made = offer.now - max(0, self._keys.ttl - left / 1000)
 
     def _lose(self, why: str) -> None:
-        if not self._lost:
-            self._lost = True
+        if not self.lost:
+            self.lost = True
             log(
                 logging.WARNING,
                 f"{self._shown} is lost, requests go on with the keys known here: {why}",

@@ -67,10 +67,11 @@ class RequestKey:
             raise ValueError(self._why_not)
 
     def _with_key(self, head: bytes) -> list[bytes]:
-        model = body.model_in(head)
+        beginning = head[:MAX_HEAD]
+        model = body.model_in(beginning)
         if model is None:
             self._why_not = "it is streamed, and its model is not at the beginning"
-        elif f'"{body.NAME}"'.encode() in head:
+        elif f'"{body.NAME}"'.encode() in beginning:
             self._why_not = "it is streamed, and may have a key of its own"
         else:
             try:

@@ -1,9 +1,8 @@
 """The table of `prompt_cache.sessions`."""
 
-from collections.abc import Callable
 from datetime import timedelta
 
-from .keys import Keys, Name
+from .keys import Keys
 from .totals import Totals
 
 COLUMNS = [
@@ -21,17 +20,14 @@ COLUMNS = [
 ]
 
 
-def table(
-    totals: Totals, keys: Keys, name: Callable[[str, str, str], Name], now: float
-) -> list[list[str]]:
+def table(totals: Totals, keys: Keys, scope: str, now: float) -> list[list[str]]:
     """Return the header and a row for each session, agent and model, the last used one last.
 
-    `name` makes the keys' name of model, session and agent. A key that has ended, or that was
-    the client's own, has no age.
+    A key that has ended, or that was the client's own, has no age.
     """
     rows = [COLUMNS]
     for session, agent, model, row in totals.rows():
-        mapping = keys.peek(name(model, session, agent), now)
+        mapping = keys.peek((model, session, agent)[: 3 if scope == "agent" else 2], now)
         times = (now - mapping.made, keys.remaining(mapping, now)) if mapping else ()
         spans = [str(timedelta(seconds=int(time))) for time in times] or ["-", "-"]
         numbers = [str(row.requests), str(row.input), str(row.cached), f"{row.hit:.0f}"]
