@@ -18,14 +18,13 @@ from mitmproxy import flow, flowfilter, http
 from mitmproxy.io import FlowReader
 from prompt_cache_key import body
 from prompt_cache_key.log import text
-from prompt_cache_key.options import FILTER, seconds
+from prompt_cache_key.options import GENERATIONS, seconds
 from prompt_cache_key.prefix import Break, compare
 from prompt_cache_key.session import find
 from prompt_cache_key.usage import Usage, UsageReader
 from report_page import page
 
 # The hosts that the addon leaves out take no key, but cache by prefix as well.
-GENERATIONS = FILTER.partition(" & !~d ")[0]
 KEEP = "10m"  # OpenAI gives a prefix up after 5 to 10 minutes without use, at times after an hour
 SHORTEST = 1024  # tokens of a prompt that OpenAI caches
 KEPT_EACH = 8  # bodies of one speaker: up to 2.1.138 subagents that work at once are all `main`
@@ -386,9 +385,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as e:
         sys.exit(f"report: {e}")
     print(
-        f"{target}: {len(report.sessions):,} sessions, {total.requests:,} requests, "
-        f"{total.hit_percent:.1f} % of {total.prompt_tokens:,} prompt tokens from the cache, "
-        f"{total.breaks:,} prefix breaks, {total.key_changes:,} key changes"
+        f"{target}: sessions {len(report.sessions):,}, requests {total.requests:,}, "
+        f"prompt tokens {total.prompt_tokens:,}, hit rate {total.hit_percent:.1f} %, "
+        f"prefix breaks {total.breaks:,}, key changes {total.key_changes:,}"
     )
 
 

@@ -90,7 +90,7 @@ def page(report: Report) -> Iterator[str]:
     for session in report.sessions[:MAX_SESSIONS]:
         yield from _section(session)
     if (more := len(report.sessions) - MAX_SESSIONS) > 0:
-        yield f"<p>… and {more:,} more sessions, which --json has.</p>\n"
+        yield f"<p>Sessions that only --json has: {more:,}.</p>\n"
     yield "</body></html>\n"
 
 
@@ -109,16 +109,16 @@ def _warnings(report: Report) -> Iterator[str]:
 def _tiles(report: Report) -> str:
     total = report.sums
     tiles = [
-        (f"{total.requests:,}", "requests", f"{len(report.sessions):,} sessions"),
-        (f"{total.prompt_tokens:,}", "prompt tokens", f"{total.output_tokens:,} output tokens"),
-        (f"{total.cached_tokens:,}", "from the cache", f"{total.uncached_tokens:,} not"),
+        (f"{total.requests:,}", "requests", f"sessions {len(report.sessions):,}"),
+        (f"{total.prompt_tokens:,}", "prompt tokens", f"output tokens {total.output_tokens:,}"),
+        (f"{total.cached_tokens:,}", "from the cache", f"not from it {total.uncached_tokens:,}"),
         (f"{total.hit_percent:.1f} %", "hit rate", "of the prompt tokens"),
-        (f"{total.breaks:,}", "prefix breaks", f"{total.pauses:,} long pauses"),
+        (f"{total.breaks:,}", "prefix breaks", f"long pauses {total.pauses:,}"),
         (f"{total.key_changes:,}", "key changes", "of one agent and model"),
     ]
     if report.prices:
         prices = ", ".join(f"{name} {price:g}" for name, price in report.prices._asdict().items())
-        without = f"{total.cost_without_cache:,.2f} without a cache; per million: {prices}"
+        without = f"without a cache {total.cost_without_cache:,.2f}; per million: {prices}"
         tiles.append((f"{total.cost:,.2f}", "cost", without))
     items = (f"<li><b>{number}</b>{name}<small>{more}</small></li>" for number, name, more in tiles)
     return f'<ul class="tiles">{"".join(items)}</ul>\n'
@@ -129,16 +129,16 @@ def _section(session: Session) -> Iterator[str]:
     cost = "" if total.cost is None else f", cost {total.cost:,.2f}"
     yield (
         f'<section><h2>{escape(session.id)}</h2>\n<p class="soft">'
-        f"{_local(rows[0].time):{DATE}}: {total.requests:,} requests, "
-        f"{total.prompt_tokens:,} prompt tokens, {total.uncached_tokens:,} of them not from the "
-        f"cache, hit rate {total.hit_percent:.1f} %{cost}</p>\n{_chart(rows)}"
+        f"{_local(rows[0].time):{DATE}}: requests {total.requests:,}, "
+        f"prompt tokens {total.prompt_tokens:,}, not from the cache {total.uncached_tokens:,}, "
+        f"hit rate {total.hit_percent:.1f} %{cost}</p>\n{_chart(rows)}"
     )
     marks = "".join(_mark(number, row) for number, row in enumerate(rows, 1))
     if marks:
         count = total.breaks + total.key_changes + total.pauses
         yield (
-            f"<details{' open' if count <= FEW else ''}><summary>{total.breaks:,} prefix breaks, "
-            f"{total.key_changes:,} key changes, {total.pauses:,} long pauses</summary>"
+            f"<details{' open' if count <= FEW else ''}><summary>prefix breaks {total.breaks:,}, "
+            f"key changes {total.key_changes:,}, long pauses {total.pauses:,}</summary>"
             f'<ul class="marks">{marks}</ul></details>\n'
         )
     numbers = ["requests", "prompt tokens", "from the cache", "hit rate"]

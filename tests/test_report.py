@@ -605,8 +605,8 @@ def test_the_page_lies_beside_the_file(file: Path, capsys: pytest.CaptureFixture
 
     page = file.with_name("saved.flows.html")
     assert capsys.readouterr() == (
-        f"{page}: 1 sessions, 3 requests, 50.0 % of 6,000 prompt tokens from the cache, "
-        "0 prefix breaks, 0 key changes\n",
+        f"{page}: sessions 1, requests 3, prompt tokens 6,000, hit rate 50.0 %, "
+        "prefix breaks 0, key changes 0\n",
         "",
     )
     assert page.read_text("utf-8").startswith("<!doctype html>")
@@ -668,7 +668,7 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_into_a_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = file.with_name("report.json")
     main([str(file), "--json", "-o", str(target)])
-    assert capsys.readouterr().out.startswith(f"{target}: 1 sessions")
+    assert capsys.readouterr().out.startswith(f"{target}: sessions 1")
     assert json.loads(target.read_text("utf-8"))["sums"]["requests"] == 3
 
 

@@ -15,10 +15,8 @@ _HOSTS = (
 )
 
 # In a filter expression a quoted string eats backslashes, hence [.] and [?].
-FILTER: Final = (
-    '~m ^POST$ & ~u "^[^?#]*/(messages|responses|chat/completions)([?#]|$)"'
-    f' & !~d "(^|[.])({_HOSTS})[.]?$"'
-)
+GENERATIONS: Final = '~m ^POST$ & ~u "^[^?#]*/(messages|responses|chat/completions)([?#]|$)"'
+FILTER: Final = f'{GENERATIONS} & !~d "(^|[.])({_HOSTS})[.]?$"'
 
 _IN_PATTERN = dict.fromkeys('"\\^[]', ".")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
