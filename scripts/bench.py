@@ -15,14 +15,13 @@ import random
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import tracemalloc
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -30,7 +29,8 @@ from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple, TypeVar
+from subprocess import DEVNULL, Popen
+from typing import NamedTuple, TypeVar
 from unittest import mock
 
 from mitmproxy import version
@@ -64,7 +64,7 @@ def request(flow):
 class Plan(NamedTuple):
     """How much is measured: seconds for each comparison, sizes in bytes, and numbers."""
 
-    seconds: float = 6
+    seconds: float = 5
     edited: Sequence[int] = (10_000, 100_000, 1_000_000, 10_000_000)
     proxied: Sequence[int] = (130_000, 1_200_000)
     connections: int = 32
@@ -113,7 +113,9 @@ def conversation(size: int, seed: object = 0) -> bytes:
         )
     )
     room = size - len(encoded(request))
-    for turn in itertools.takewhile(lambda _: room > 1000, itertools.count()):  # noqa: PLR2004
+    for turn in itertools.count():
+        if room < 1000:  # noqa: PLR2004
+            break
         text = excerpt(f"{seed} {turn}", min(6000, room - 500))
         code, output = text[: len(text) // 5], text[len(text) // 5 :]
         edit = {"file_path": "/src/x.py", "old_string": "", "new_string": code}
@@ -209,38 +211,36 @@ class Client:
         return received
 
 
-class Proxy(NamedTuple):
-    """A running mitmdump: its port and process, and the file that has its log."""
-
-    port: int
-    pid: int
-    log: Path
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 @contextmanager
-def mitmdump(upstream: int, *arguments: str) -> Iterator[Proxy]:
-    """Run a mitmdump before the upstream's port."""
+def mitmdump(upstream: int, *arguments: str) -> Iterator[tuple[int, Popen[bytes], Path]]:
+    """Run a mitmdump before the upstream's port; give its port, its process and its log."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        log = folder / "log"
+        log, port = folder / "log", free_port()
         command = [str(Path(sys.executable).with_name("mitmdump")), "--set", f"confdir={folder}"]
         command += ["--mode", f"reverse:http://{LOOPBACK}:{upstream}", "--set", "flow_detail=0"]
-        command += ["--listen-host", LOOPBACK, "--listen-port", "0", *arguments]
-        process = stack.enter_context(
-            subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=stack.enter_context(log.open("w")),
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
-        )
+        command += ["--listen-host", LOOPBACK, "--listen-port", str(port), *arguments]
+        output = stack.enter_context(log.open("w"))
+        process = stack.enter_context(Popen(command, stdout=output, stderr=output))
         stack.callback(process.terminate)
-        while not (found := re.search(r"listening at 127\.0\.0\.1:(\d+)", log.read_text())):
-            if process.poll() is not None:
-                raise RuntimeError(f"mitmdump did not start: {log.read_text()}")
-            time.sleep(0.05)
-        yield Proxy(int(found[1]), process.pid, log)
+        try:
+            while process.poll() is None:
+                with suppress(ConnectionRefusedError):
+                    socket.create_connection((LOOPBACK, port)).close()
+                    break
+                time.sleep(0.05)
+            yield port, process, log
+        except OSError as e:
+            process.terminate()
+            process.wait()
+            e.add_note(log.read_text())
+            raise
 
 
 @contextmanager
@@ -329,7 +329,7 @@ def bench_proxies(plan: Plan) -> None:
         naive = Path(stack.enter_context(tempfile.TemporaryDirectory()), "naive.py")
         naive.write_text(NAIVE)
         scripts = [[], ["-s", str(naive)], ["-s", ADDON]]
-        ports = [stack.enter_context(mitmdump(upstream, *script)).port for script in scripts]
+        ports = [stack.enter_context(mitmdump(upstream, *script))[0] for script in scripts]
 
         names = "no addon", "a naive addon", "this addon"
         row("\none proxied request", *names)
@@ -386,30 +386,35 @@ def first_event(pause: float, *ports: int) -> list[float]:
     return list(map(median, zip(*rounds, strict=True)))
 
 
-def name(number: int) -> Name:
-    """Return what a key is looked up by."""
-    return MODEL, session(number)
-
-
 def bench_keys(plan: Plan) -> None:
     """Measure how a look-up depends on the number of sessions, and what a session takes."""
+
+    def name(number: int) -> Name:
+        return MODEL, session(number)
+
     row("\none key look-up", *(f"of {count:,}" for count in plan.sessions))
-    look_ups, batch = [], range(1000)
-    for count in plan.sessions:
-        keys = Keys(max_sessions=count)
+    stores = [Keys(max_sessions=count) for count in plan.sessions]
+    for count, keys in zip(plan.sessions, stores, strict=True):
         for number in range(count):
-            keys.get(name(number), 0)
-        numbers = random.Random(0).choices(range(count), k=50 * len(batch))  # noqa: S311
-        names = itertools.cycle([name(number) for number in numbers])
-        look_ups.append(lambda _, get=keys.get, names=names: [get(next(names), 0) for _ in batch])
-    times = in_turn(plan.seconds, [None], *look_ups)
-    row("", *(f"{time * 1e9 / len(batch):.0f} ns" for time in times))
+            keys.get(name(number), time.monotonic())
+    rng = random.Random(0)  # noqa: S311
+    for what, limit in (("  100 in use", 100), ("  all in use", max(plan.sessions))):
+        times: list[list[float]] = [[] for _ in stores]
+        for _ in range(max(1, int(plan.seconds * 40))):
+            for count, keys, taken in zip(plan.sessions, stores, times, strict=True):
+                numbers = rng.choices(range(min(count, limit)), k=1000)
+                names, now = [name(number) for number in numbers], time.monotonic()
+                start = time.perf_counter_ns()
+                for each in names:
+                    keys.get(each, now)
+                taken.append((time.perf_counter_ns() - start) / len(names))
+        row(what, *(f"{median(taken):,.0f} ns" for taken in times))
 
     keys, totals, count = Keys(), Totals(), plan.sessions[1]
     tracemalloc.start()
     known = [name(number) for number in range(count)]
     for each in known:
-        keys.get(each, 0)
+        keys.get(each, time.monotonic())
     of_keys, _ = tracemalloc.get_traced_memory()
     for model, id_ in known:
         totals.request(id_, "main", model, KEY, "new")
@@ -424,7 +429,8 @@ def bench_bridge(plan: Plan) -> None:
     count = plan.in_flight
     contents = [conversation(100_000, number) for number in range(count)]
     calls = [encoded({**json.loads(raw), "metadata": None}) for raw in contents[:3]]
-    first, later = [], []
+    first: list[float] = []
+    later: list[float] = []
     for _ in range(max(1, int(plan.seconds))):
         bridge = Bridge()
         for number, raw in enumerate(contents):
@@ -457,17 +463,13 @@ KINDS = {
 """What becomes of requests: how many of a hundred, and the query."""
 
 
-class Outcome(NamedTuple):
-    """A request that was answered or should have been: its session and model, its key, a fault."""
+def live(port: int, until: float, contents: list[bytes], number: int) -> tuple[list[str], set[str]]:
+    """Be one session until then, with two models; the odd ones have no session header.
 
-    who: tuple[int, str]
-    key: str
-    fault: str = ""
-
-
-def live(port: int, until: float, contents: list[bytes], number: int) -> list[Outcome]:
-    """Be one session until then, of two models; the odd ones have no session header."""
+    Return what became of each request whose answer was awaited, and the keys that the upstream saw.
+    """
     rng = random.Random(number)  # noqa: S311
+    keys: dict[str, str] = {}
     outcomes = []
     client = Client(port)
     while time.monotonic() < until:
@@ -477,71 +479,52 @@ def live(port: int, until: float, contents: list[bytes], number: int) -> list[Ou
         request = post(content, number, KINDS[kind][1])
         if number % 2:
             request = re.sub(rb"X-Claude-Code-Session-Id: .*\r\n", b"", request, count=1)
+        is_whole = kind in ("whole", "stalled by the upstream")
         if kind == "hung up in the request":
             client.socket.sendall(request[: len(request) // 2])
         else:
-            outcomes.append(Outcome((number, model), *exchange(client, kind, request)))
-        if kind not in ("whole", "stalled by the upstream") or outcomes[-1].fault:
+            try:
+                received = client.ask(request, b"\n\n" if kind == "hung up in the answer" else END)
+            except OSError as e:
+                received = repr(e).encode()
+            seen = re.search(rb'"key": "(.*?)", "crc": (\d+)', received)
+            if not seen or (is_whole and END not in received):
+                outcomes.append(f"lost: {received[-200:]!r}")
+                is_whole = False
+            elif int(seen[2]) != zlib.crc32(request.partition(b"\r\n\r\n")[2]):
+                outcomes.append("changed")
+            else:
+                key = seen[1].decode()
+                outcomes.append("well" if key and key == keys.setdefault(model, key) else "wrong")
+        if not is_whole:
             client.socket.close()
             client = Client(port)
-        time.sleep(rng.random())
-    return outcomes
-
-
-def exchange(client: Client, kind: str, request: bytes) -> tuple[str, str]:
-    """Send a request; return the key that the upstream saw, and what was wrong."""
-    try:
-        received = client.ask(request, b"\n\n" if kind == "hung up in the answer" else END)
-    except OSError as e:
-        return "", f"lost: {e!r}"
-    seen = re.search(rb'"key": "(.*?)", "crc": (\d+)', received)
-    if not seen or (kind in ("whole", "stalled by the upstream") and END not in received):
-        return "", f"lost: {received[-200:]!r}"
-    sent = request.partition(b"\r\n\r\n")[2]
-    return seen[1].decode(), "" if int(seen[2]) == zlib.crc32(sent) else "changed"
-
-
-def wrong_keys(outcomes: list[Outcome]) -> int:
-    """Count the keys that were missing, were not the first of their session, or not its alone."""
-    keys: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
-    for outcome in outcomes:
-        if not outcome.fault:
-            keys[outcome.who][outcome.key] += 1
-    owners = Counter(key for counts in keys.values() for key in counts)
-    first = {who: next(iter(counts)) for who, counts in keys.items()}
-    return sum(
-        count
-        for who, counts in keys.items()
-        for key, count in counts.items()
-        if not key or key != first[who] or owners[key] > 1
-    )
+        time.sleep(rng.uniform(0, 2))
+    return outcomes, set(keys.values())
 
 
 class Store:
     """A Redis server that can be stopped, and started again with nothing in it."""
 
     def __init__(self) -> None:
-        with socket.create_server((LOOPBACK, 0)) as listener:
-            self.port = listener.getsockname()[1]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @staticmethod
-    def is_possible() -> bool:
-        """Whether the server, its client and the addon's option for it are there."""
-        has_option = any(option.name == "store" for option in fields(Options))
-        return bool(
-            has_option and shutil.which("redis-server") and importlib.util.find_spec("redis")
-        )
+        self.port = free_port()
+        self._process: Popen[bytes] | None = None
 
     def set(self, *, up: bool) -> None:
         """Start or stop it if need be."""
         if up and not self._process:
             command = ["redis-server", "--bind", LOOPBACK, "--port", str(self.port), "--save", ""]
-            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            self._process = Popen(command, stdout=DEVNULL)
         elif self._process and not up:
             self._process.terminate()
             self._process.wait()
             self._process = None
+
+
+def has_store() -> bool:
+    """Whether a Redis server, its client and the addon's option for it are there."""
+    is_option = any(option.name == "store" for option in fields(Options))
+    return bool(is_option and shutil.which("redis-server") and importlib.util.find_spec("redis"))
 
 
 def soak(seconds: float, sessions: int) -> bool:
@@ -550,48 +533,64 @@ def soak(seconds: float, sessions: int) -> bool:
     memory = []
     with ExitStack() as stack:
         arguments = ["-s", ADDON]
-        store = Store() if Store.is_possible() else None
+        store = Store() if has_store() else None
         if store:
             stack.callback(store.set, up=False)
             store.set(up=True)
             arguments += ["--set", f"prompt_cache_store=redis://{LOOPBACK}:{store.port}"]
-        proxy = stack.enter_context(mitmdump(stack.enter_context(running_upstream()), *arguments))
+        upstream = stack.enter_context(running_upstream())
+        port, process, log = stack.enter_context(mitmdump(upstream, *arguments))
         pool = stack.enter_context(ThreadPoolExecutor(sessions))
         start = time.monotonic()
-        lives = pool.map(partial(live, proxy.port, start + seconds, contents), range(sessions))
+        lives = pool.map(partial(live, port, start + seconds, contents), range(sessions))
         while (part := (time.monotonic() - start) / seconds) < 1:
             if store:
                 store.set(up=not 0.4 < part < 0.6)  # noqa: PLR2004
             if part > 0.25:  # noqa: PLR2004  # warm
-                status = Path(f"/proc/{proxy.pid}/status").read_text()
+                status = Path(f"/proc/{process.pid}/status").read_text()
                 memory.append(int(re.findall(r"VmRSS:\s*(\d+)", status)[0]) / 1000)
             time.sleep(min(0.1, seconds / 100))
-        outcomes = list(itertools.chain(*lives))
-        log = proxy.log.read_text()
-    return held(outcomes, memory, log, has_store=bool(store))
+        outcomes, keys = zip(*lives, strict=True)
+        process.terminate()
+        process.wait()
+        text = log.read_text()
+    turns = re.findall(r"prompt_cache_store \S+ is (lost|back)", text) if store else None
+    return held([*itertools.chain(*outcomes)], keys, memory, text, turns)
 
 
-def held(outcomes: list[Outcome], memory: list[float], log: str, *, has_store: bool) -> bool:
-    """Print what a soak has shown; return whether all was as it should be."""
+def held(
+    outcomes: list[str],
+    keys: Sequence[set[str]],
+    memory: list[float],
+    log: str,
+    turns: list[str] | None,
+) -> bool:
+    """Print what a soak has shown; return whether all was as it should be.
+
+    `keys` are those of each session, `turns` what the log tells of the store where there was one.
+    """
+    counts = Counter(outcome.partition(":")[0] for outcome in outcomes)
+    shared = sum(map(len, keys)) - len(set().union(*keys))
+    errors = len(re.findall("Addon error|Traceback", log))
     third = len(memory) // 3
     before, after = median(memory[:third]), median(memory[-third:])
-    faults = Counter(outcome.fault.partition(":")[0] for outcome in outcomes)
     checks: list[tuple[str, object, bool]] = [
-        ("answered requests", len(outcomes), bool(outcomes)),
-        ("wrong keys", wrong := wrong_keys(outcomes), not wrong),
-        ("changed bodies", faults["changed"], not faults["changed"]),
-        ("lost answers", faults["lost"], not faults["lost"]),
-        ("errors in the log", errors := len(re.findall("Addon error|Traceback", log)), not errors),
+        ("answers", len(outcomes), counts["well"] > 0),
+        ("lost answers", counts["lost"], not counts["lost"]),
+        ("changed bodies", counts["changed"], not counts["changed"]),
+        ("wrong keys", counts["wrong"] + shared, not counts["wrong"] + shared),
+        ("errors in the log", errors, not errors),
         ("memory, first third", f"{before:.0f} MB", True),
         ("memory, last third", f"{after:.0f} MB", after < 1.1 * before),
+        (
+            "the store",
+            ", ".join(turns or ["none"]),
+            turns is None or turns[:: len(turns) - 1] == ["lost", "back"],
+        ),
     ]
-    if has_store:
-        turns = re.findall(r"prompt_cache_store \S+ is (lost|back)", log)
-        checks.append(("the store is", ", ".join(turns), turns == ["lost", "back"]))
     for what, seen, is_well in checks:
         row(what, str(seen), "" if is_well else "FAILED")
-    for outcome in filter(lambda outcome: outcome.fault, outcomes):
-        print(outcome)
+    print(*(outcome for outcome in outcomes if outcome.startswith("lost")), sep="\n", end="")
     return all(is_well for _, _, is_well in checks)
 
 

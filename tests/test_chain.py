@@ -4,6 +4,7 @@ import json
 import random
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from h2.connection import H2Connection  # type: ignore[import-untyped, unused-ignore]
+from h2.events import StreamEnded  # type: ignore[import-untyped, unused-ignore]
 from harness import (
     LOOPBACK,
     MESSAGES,
@@ -154,7 +157,7 @@ def strangers(in_flight: list[Json]) -> list[Json]:
         claude_request([*alike, says("assistant", "Done."), says("user", "write a poem")]),
         claude_request([*alike[:-1], says("user", "write a poem")]),
         claude_request(alike, tools=["Search"]),
-        claude_request(alike, tools=[]),
+        claude_request(alike, tools=[]) | {"system": [{"type": "text", "text": "Be helpful."}]},
         claude_request([says("user", prompt)]),
         claude_request([]),
     ]
@@ -318,11 +321,14 @@ class Streaming:
             Proxy(f"reverse:{self.http2.url}", stream_large_bodies="1", ssl_insecure="true")
         )
 
+    def side(self, versions: str) -> tuple[Upstream, Proxy]:
+        if versions == "2 to 2":
+            return self.http2, self.to_http2
+        return self.plain, self.to_plain
+
     def send(self, versions: str, headers: list[tuple[str, str]], body: Any) -> Request:
         """Send a body, chunked if it has several pieces; return what arrived."""
-        upstream, proxy = self.plain, self.to_plain
-        if versions == "2 to 2":
-            upstream, proxy = self.http2, self.to_http2
+        upstream, proxy = self.side(versions)
         with (
             Client(proxy.port)
             if versions == "1.1 to 1.1"
@@ -424,6 +430,44 @@ def test_streamed_body_with_a_coding(streaming: Streaming, versions: str) -> Non
     headers = [(SESSION_HEADER, str(uuid4())), ("content-encoding", "gzip")]
     body = large_body(1_000)
     assert streaming.send(versions, headers, body).body == body
+
+
+def send_frames(port: int, headers: list[tuple[str, str]], frames: list[bytes]) -> None:
+    """Send a request over HTTP/2 in just these DATA frames, and await the end of the answer."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    http2 = H2Connection()
+    pseudo = [(":method", "POST"), (":scheme", "https"), (":authority", "x"), (":path", MESSAGES)]
+    length = [("content-length", str(sum(map(len, frames))))]
+    with (
+        socket.create_connection((LOOPBACK, port), TIMEOUT) as plain,
+        context.wrap_socket(plain) as connection,
+    ):
+        http2.initiate_connection()
+        http2.send_headers(1, [*pseudo, *length, *headers])
+        for frame in frames:
+            http2.send_data(1, frame)
+        http2.end_stream(1)  # with one more empty frame
+        connection.sendall(http2.data_to_send())
+        while not any(
+            isinstance(event, StreamEnded) for event in http2.receive_data(connection.recv(1 << 16))
+        ):
+            connection.sendall(http2.data_to_send())
+
+
+@pytest.mark.parametrize("versions", ["2 to 1.1", "2 to 2"])
+@pytest.mark.parametrize("body", [large_body(50_000), b"x" * 50_000], ids=["key", "no key"])
+def test_streamed_body_with_empty_frames(streaming: Streaming, versions: str, body: bytes) -> None:
+    upstream, proxy = streaming.side(versions)
+    frames = [each for piece in pieces(body) for each in (b"", bytes(piece), b"")]
+    send_frames(proxy.port, [(SESSION_HEADER.lower(), str(uuid4()))], frames)
+    (request,) = upstream.take()
+    if body[:1] == b"{":
+        assert without_key(request.body) == body != request.body
+    else:
+        assert request.body == body + b" " * 58
 
 
 @pytest.mark.parametrize("declared", [False, True])

@@ -86,6 +86,9 @@ class _StandInConnection(socketserver.StreamRequestHandler):
                     reply = getattr(self, command.decode().lower() + "_")(*words)
                 self.wfile.write(_resp(reply))
 
+    def ping_(self) -> str:
+        return "PONG"
+
     def set_(self, name: bytes, value: bytes, *options: bytes) -> bytes | str | Exception | None:
         first, get = b"NX" in options, b"GET" in options
         old, _ = self.entry(name)
@@ -189,8 +192,9 @@ def server(port: int) -> Iterator[Any]:
 class Line:
     """The way to a server, which can be held up or cut; a context manager.
 
-    `asked` gets each piece of what the clients send. While not `open` it holds both directions up.
-    While `answer` is not None that is what a client gets before it is hung up on.
+    `asked` gets each piece of what the clients send, b"" from one that hangs up. While not `open`
+    it holds both directions up. While `answer` is not None that is what a client gets before it is
+    hung up on.
     """
 
     def __init__(self, port: int, answer: bytes | None = None) -> None:
@@ -249,6 +253,7 @@ class Line:
                 note(data)
                 await self.open.wait()
                 writer.write(data)
+        note(b"")
         writer.close()
 
 
@@ -267,9 +272,9 @@ async def proxies(port: int) -> AsyncIterator[tuple[RedisStore, RedisStore, Line
         yield one, two, line
 
 
-async def settle(*stores: RedisStore) -> None:
+async def settle(store: RedisStore) -> None:
     """Wait until nothing is on its way."""
-    await asyncio.wait([store._exchange for store in stores if store._exchange])
+    await asyncio.wait([task for task in (store._exchange, store._trial) if task])
 
 
 async def key(store: RedisStore, now: float = 0, name: tuple[str, ...] = NAME) -> str:
@@ -692,16 +697,18 @@ async def test_nobody_waits_for_a_server_that_stalls_but_those_it_stalled_on(
         assert mine != first
         (warning,) = log()
         assert re.fullmatch(lost(line.url, "no answer within 0 ms"), warning)
-        one.timeout = TIMEOUT
-        for now in range(10):  # not even by trying again: one try is still on its way
-            assert await one.get(NAME, now) == (mine, False)
-        one.timeout = 0
+        await one.get(NAME, PAUSE)
+        assert one._trial
+        await one._trial
         line.open.set()
         await settle(one)
-        assert one._keys.get(NAME, 10) == (first, False)
+        assert one._keys.get(NAME, PAUSE) == (first, False)
         assert log() == []  # too slow to be back
+        line.open.clear()
         one.timeout = TIMEOUT
-        assert await one.get(NAME, 10) == (first, False)
+        for now in range(2, 10):  # not even those that try again
+            assert await one.get(NAME, now) == (first, False)
+        line.open.set()
         await settle(one)
         assert log() == [back(line.url)]
         assert line.connections == 2
@@ -749,6 +756,46 @@ async def test_a_cancelled_request_does_no_harm_to_the_others(port: int, server:
         assert line.connections == 1
 
 
+@in_loop
+async def test_a_loop_that_is_behind_is_no_fault_of_the_server(
+    port: int, server: Any, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Line(port) as line, using(line.url) as store:
+        await key(store, name=OTHER)
+        while not line.asked.empty():
+            line.asked.get_nowait()
+        line.open.clear()
+        store.timeout = 1
+        task = asyncio.create_task(key(store))
+        await line.asked.get()
+        loop = asyncio.get_running_loop()
+        time_ = loop.time
+        monkeypatch.setattr(loop, "time", lambda: time_() + 2)
+        line.open.set()
+        assert await task == server.get(stored_name(NAME))
+    assert log() == []
+
+
+@pytest.mark.usefixtures("server")
+@in_loop
+async def test_connecting_ahead(port: int, log: Log) -> None:
+    async with Line(port, b"") as line, using(line.url) as store:
+        store.connect()
+        await settle(store)
+        (warning,) = log()
+        assert re.fullmatch(lost(line.url, '"ConnectionError: .+"'), warning)
+        line.answer = None
+        await key(store)
+        await settle(store)
+        assert log() == [back(line.url)]
+    async with Line(port) as line, using(line.url) as store:
+        store.connect()
+        await settle(store)
+        await key(store)
+        assert line.connections == 1
+    assert log() == []
+
+
 # --- the rest -----------------------------------------------------------------------------------
 
 
@@ -792,12 +839,16 @@ async def test_a_store_that_was_not_used_can_be_closed() -> None:
 
 
 @in_loop
-async def test_closing_ends_the_connection(port: int, server: Any) -> None:
+async def test_closing_ends_the_connection_after_what_is_on_its_way(port: int, server: Any) -> None:
     async with Line(port) as line:
-        async with using(line.url) as store:
-            line.open.clear()
-            task = asyncio.create_task(store.get(NAME, 0))
-            await line.asked.get()
-            line.open.set()
+        store = RedisStore(line.url, Keys(), TIMEOUT)
+        line.open.clear()
+        task = asyncio.create_task(store.get(NAME, 0))
+        await line.asked.get()
+        closing = store.close()
+        line.open.set()
+        await closing
         assert (await task)[0] == server.get(stored_name(NAME))
-        assert not store._client.connection_pool._in_use_connections
+        while await line.asked.get():
+            pass
+        assert line.connections == 1

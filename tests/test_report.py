@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mitmproxy import flow, flowfilter, http
 from mitmproxy.io import FlowWriter
 from mitmproxy.test import tflow
+from prompt_cache_key.options import GENERATIONS
 from prompt_cache_key.prefix import Break
 from prompt_cache_key.usage import Usage
 from report import Bodies, Prices, Report, Row, main, marked, nearest, sums
@@ -87,7 +88,7 @@ def saved(*flows: flow.Flow) -> bytes:
 
 
 def build(
-    path: Path, *flows: flow.Flow, filter_: str = report.GENERATIONS, prices: Prices | None = None
+    path: Path, *flows: flow.Flow, filter_: str = GENERATIONS, prices: Prices | None = None
 ) -> Report:
     """Return the report of flows that went through a file."""
     file = path / "flows"
@@ -183,7 +184,7 @@ def test_other_flows_are_not_in_it(tmp_path: Path, each: flow.Flow) -> None:
     assert build(tmp_path, each).sums.requests == 0
 
 
-@pytest.mark.parametrize("filter_", [report.GENERATIONS, "~all"])
+@pytest.mark.parametrize("filter_", [GENERATIONS, "~all"])
 def test_flows_of_no_requests_are_left_out(tmp_path: Path, filter_: str) -> None:
     flows = [tflow.ttcpflow(), exchange(request_body()), tflow.tudpflow()]
     assert build(tmp_path, *flows, filter_=filter_).sums.requests == 1
@@ -533,7 +534,7 @@ LENIENT = settings(max_examples=50, deadline=None)
 def read(path: Path, data: bytes) -> Report:
     file = path / "flows"
     file.write_bytes(data)
-    return report.build(file, flowfilter.parse(report.GENERATIONS), 600, None)
+    return report.build(file, flowfilter.parse(GENERATIONS), 600, None)
 
 
 @given(cut=st.integers(0, len(DATA)))
@@ -582,7 +583,7 @@ def test_memory_does_not_grow_with_the_file(
     assert file.stat().st_size > 36 << 20
     tracemalloc.start()
     try:
-        made = report.build(file, flowfilter.parse(report.GENERATIONS), 600, None)
+        made = report.build(file, flowfilter.parse(GENERATIONS), 600, None)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -21,11 +21,13 @@ def cut(body: bytes, *places: int) -> list[bytes]:
 class Streamed:
     """What became of a body that was fed to a RequestKey in chunks."""
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
+    def __init__(self, chunks: Iterable[bytes], *, has_length: bool = True) -> None:
         self.models: list[str] = []
-        request = RequestKey(self.key_of)
-        sent = [part for chunk in chunks if chunk for part in request(chunk)]
-        sent += request(b"")
+        fed = [chunk for chunk in chunks if chunk]
+        request = RequestKey(self.key_of, sum(map(len, fed)) if has_length else None)
+        if has_length:  # empty frames among the others
+            fed = [each for chunk in fed for each in (b"", chunk)]
+        sent = [part for chunk in [*fed, b""] for part in request(chunk)]
         assert all(sent)  # an empty chunk would end a chunked request
         self.body = b"".join(sent)
         self.why_not = ""
@@ -70,7 +72,6 @@ def test_key_goes_in(body: bytes, model: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("body", "why_not"),
     [
-        (b"", "model"),
         (b"{}", "model"),
         (b"[1]", "model"),
         (b'[{"model":"gpt"}]', "model"),
@@ -98,19 +99,28 @@ def test_space_goes_after(body: bytes, why_not: str, size: int) -> None:
     assert streamed.models == []
 
 
+def test_without_a_length_nothing_was_promised() -> None:
+    assert (
+        Streamed([b'{"model":', b'"gpt"}'], has_length=False).body
+        == b"{" + MEMBER + b'"model":"gpt"}'
+    )
+    assert Streamed([b"{", b"}"], has_length=False).body == b"{}"
+    assert Streamed([], has_length=False).body == b""
+
+
 def test_key_that_cannot_be_made() -> None:
     def key_of(_: str) -> str:
         raise ValueError("no key today")
 
-    request = RequestKey(key_of)
     body = b'{"model":"gpt"}'
+    request = RequestKey(key_of, len(body))
     assert b"".join(request(body) + request(b"")) == body + SPACE
     with pytest.raises(ValueError, match=r"^no key today$"):
         request.check()
 
 
 def test_only_the_beginning_is_held_back() -> None:
-    request = RequestKey(lambda _: KEY)
+    request = RequestKey(lambda _: KEY, None)
     assert request(b'{"model":"gpt","messages":["') == []
     assert request(b"x" * (MAX_HEAD - 29)) == []
     assert b"".join(request(b"x")).startswith(b"{" + MEMBER + b'"model"')
@@ -127,7 +137,8 @@ def test_response_tap(limit: float, kept: bytes | None) -> None:
     tap = ResponseTap(seen.append, limit)
     assert tap.content == b""
     chunks = [b"abc", b"", b"def", b""]
-    assert [tap(chunk) for chunk in chunks] == seen == chunks
+    assert [tap(chunk) for chunk in chunks] == [b"abc", [], b"def", []]
+    assert seen == chunks
     assert tap.content == kept
 
 
@@ -190,7 +201,9 @@ def test_any_object(drawn: tuple[bytes, str | None], places: list[int]) -> None:
     st.lists(
         st.sampled_from([b'{"', b'model":', b'"model"', b'"', b"}", b",", b"[", b"\\", b"\xe2\x9c"])
         | st.binary(max_size=10)
-    ).map(b"".join),
+    )
+    .map(b"".join)
+    .filter(len),
     PLACES,
 )
 @example(b'{"model":"', [9])

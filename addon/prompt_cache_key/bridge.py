@@ -38,9 +38,9 @@ class Passage(NamedTuple):
     edges: list[set[int]]
 
     @property
-    def size(self) -> int:
-        """How many lines there are."""
-        return len(self.inner) + len(self.edges[0])
+    def lines(self) -> set[int]:
+        """All lines, as they are."""
+        return self.inner | self.edges[0]
 
     def missing(self, known: set[int]) -> int:
         """Return how many lines are not known, in the form that is known best."""
@@ -50,22 +50,20 @@ class Passage(NamedTuple):
 class Prompt(NamedTuple):
     """What a request says, as hashes; the passages are in order, the newest first.
 
-    `frame` are the names of its tools, or without tools the lines of its system prompts. `said`
-    are the texts of user and assistant, in all of `length` characters, `results` those of tools,
-    and `new` the results that came after all that was said. `system` are the system prompts and
-    messages, which translators strip and change. `known` has all of these, the lines in every
-    form; `calls` the ids of tool calls.
+    `tools` are the names of its tools, `system` the lines of system prompts and messages, which
+    translators strip and change. `said` are the texts of user and assistant, in all of `length`
+    characters, `results` those of tools, and `new` the results that came after all that was said.
+    `known` has all of these, the lines in every form; `calls` the ids of tool calls.
     """
 
-    frame: set[int]
-    has_tools: bool
+    tools: set[int]
     system: set[int]
     said: list[Passage]
+    length: int
     results: list[Passage]
     new: list[Passage]
     known: set[int]
     calls: set[int]
-    length: int
 
 
 @dataclass(eq=False)
@@ -134,24 +132,34 @@ def read(body: bytes, max_said: int = sys.maxsize) -> Prompt:
 def _difference(request: Prompt, call: Prompt) -> int | None:
     """Return in how much they differ; None if the one did not cause the other.
 
-    A stranger may say just what a request says: "hi". But he has other tools, or another system
+    A stranger may say just what a request says: "hi". But he has other tools or another system
     prompt; or is a Claude Code too, in another conversation. A translator sends on all that was
-    said. It may add something, but not as the last word, and nothing where it strips the system
-    prompt of a request without tools. Results of tools it may shorten.
+    said. It may add something, but not as the last word, and nothing at all where it strips tools
+    and system prompt. Results of tools it may shorten.
     """
-    has_frame = 2 * len(request.frame - call.known) <= len(request.frame) > 0
-    has_tools = request.has_tools or call.has_tools
+    frame = request.tools or request.system
+    has_frame = 2 * len(frame - call.known) <= len(frame) > 0
     unknown = _missing(call.said, request.known)
-    if not has_frame and (has_tools or unknown or call.length < MIN_SAID):
+    adds = unknown or (call.tools | call.system) - request.known
+    if not has_frame and (adds or call.length < MIN_SAID):
         return None
-    last = next((said for said in call.said if said.missing(request.system)), None)
+    last = next((said for said in call.said if not _is_system(said, request)), None)
     if not last or last.missing(request.known) or _missing(request.said, call.known):
         return None
     for one, other in ((request, call), (call, request)):
-        if 2 * _missing(one.new, other.known) > sum(passage.size for passage in one.new):
+        if 2 * _missing(one.new, other.known) > sum(len(passage.lines) for passage in one.new):
             return None
     results = _missing(call.results, request.known) + _missing(request.results, call.known)
     return unknown + results + len(request.calls ^ call.calls)
+
+
+def _is_system(said: Passage, request: Prompt) -> bool:
+    """Whether what a call says is a system message of the request.
+
+    LiteLLM has the user say those, with a note before them.
+    """
+    other = said.lines - request.system
+    return 2 * len(other) <= len(said.lines) and other.isdisjoint(request.known)
 
 
 def _missing(passages: list[Passage], known: set[int]) -> int:
@@ -168,9 +176,8 @@ def _prompt(request: dict[str, Any], max_said: int) -> Prompt:
 
     tools = _tools(request.get("tools"))
     prompts = [_passage(texts, MAX_LINES) for content in system for _, texts in _texts(content)]
-    frame = tools or {line for passage in prompts for line in passage.inner | passage.edges[0]}
-    lines = set().union(*(form for passage in prompts for form in (passage.inner, *passage.edges)))
-    known = tools | lines
+    lines = {line for passage in prompts for line in passage.lines}
+    known = tools.union(*(form for passage in prompts for form in (passage.inner, *passage.edges)))
     said: list[Passage] = []
     results: list[Passage] = []
     new: list[Passage] = []
@@ -184,7 +191,7 @@ def _prompt(request: dict[str, Any], max_said: int) -> Prompt:
             if seen[is_result] > limit:
                 continue
             passage = _passage(texts, limit)
-            seen[is_result] += passage.size
+            seen[is_result] += len(passage.lines)
             known.update(passage.inner, *passage.edges)
             if is_result:
                 calls.add(hash(call_id))
@@ -194,7 +201,7 @@ def _prompt(request: dict[str, Any], max_said: int) -> Prompt:
             else:
                 length += sum(map(len, texts))
                 said.append(passage)
-    return Prompt(frame, bool(tools), lines, said, results, new, known, calls, length)
+    return Prompt(tools, lines, said, length, results, new, known, calls)
 
 
 def _tools(tools: Any) -> set[int]:
@@ -214,7 +221,7 @@ def _texts(message: Any) -> Iterator[tuple[str | None, list[str]]]:
     # claude-code-router 2.0 and others write a tool result of several blocks as JSON text.
     if call_id is not None and isinstance(content, str) and content.startswith("[{"):
         with suppress(ValueError, RecursionError):
-            texts = _blocks(json.loads(content)) or texts
+            texts = _blocks(json.loads(content))
     if texts:
         yield call_id, texts
     for block in _dicts(content):

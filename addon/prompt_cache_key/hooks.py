@@ -65,7 +65,7 @@ class PromptCacheKey:
         except (exceptions.OptionsError, TypeError) as e:
             # mitmproxy 11 says "Not an integer: abc" and not of which option.
             names = [name for name in ctx.options.deferred if name.startswith(PREFIX)]
-            where = f"{' or '.join(names)}: " if names else ""
+            where = "" if PREFIX in str(e) else f"{' or '.join(names)}: "
             log(logging.ERROR, f"not loaded, an option has a bad value: {where}{e}")
             raise exceptions.OptionsError(str(e)) from None
 
@@ -82,7 +82,7 @@ class PromptCacheKey:
         new, matches, store = self._read_options()
         if new.keys != self.options.keys:
             self.keys.clear()
-        if new.store != self.options.store:
+        if (new.store, new.keys) != (self.options.store, self.options.keys):
             self._close_store()
             self.store = store
         self.options, self.matches = new, matches
@@ -93,6 +93,8 @@ class PromptCacheKey:
 
     def running(self) -> None:
         """Say that the addon is active, how it is set, and where Claude Code should go."""
+        if self.store:
+            self.store.connect()
         settings = asdict(self.options)
         del settings["filter"]
         settings["headers"] = ",".join(settings["headers"])
@@ -125,8 +127,9 @@ class PromptCacheKey:
             self._keyed(flow, who, model, key, "new" if new else "reused")
             return key
 
-        request.stream = RequestKey(key_of)
-        if length := request.headers.get("content-length"):
+        length = request.headers.get("content-length")
+        request.stream = RequestKey(key_of, int(length) if length else None)
+        if length:
             request.headers["content-length"] = str(int(length) + MEMBER_SIZE)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
@@ -180,6 +183,8 @@ class PromptCacheKey:
     @command.command("prompt_cache.forget")
     def forget(self, session: str) -> None:
         """End a session's mappings: its next request gets a new key."""
+        if self.store and self.store.lost:
+            raise exceptions.CommandError("the store is lost, and would bring the key back")
         names = self.keys.forget(session)
         if not names:
             raise exceptions.CommandError(f"no key is known for session {text(session)}")
@@ -353,6 +358,8 @@ class PromptCacheKey:
             matches = flowfilter.parse(options.filter)
             where = f"{PREFIX}store: "
             store = None if options.store == "memory" else RedisStore(options.store, self.keys)
+            if options.keys == "derived":
+                store = None  # random keys that are left in it would win over the derived ones
         except ValueError as e:
             raise exceptions.OptionsError(f"{where}{e}") from None
         return options, matches, store

@@ -26,6 +26,7 @@ PATIENCE = 5.0
 PAUSE = 1.0
 """Seconds from one try to the next while the server is away."""
 
+_PARTS = 10
 _KEY = re.compile(r"[0-9a-f-]{36}")
 _SECRETS = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
 
@@ -115,19 +116,21 @@ class RedisStore:
         self._client = client(url)
         self._shown = f"prompt_cache_store {text(shown(url))}"
         self._offers: list[_Offer] = []
-        self._exchange: asyncio.Task[None] | None = None
+        self._exchange: asyncio.Task[bool] | None = None
+        self._trial: asyncio.Task[None] | None = None
         self._try_at = 0.0
         self._told = False
+
+    def connect(self) -> None:
+        """Connect ahead of the first request, and so tell early of a server that is away."""
+        self._exchange = asyncio.create_task(self._make_offers(self._exchange))
 
     async def get(self, name: Name, now: float) -> tuple[str, bool]:
         """Get the key of a name, or make one; return it, and whether it is new."""
         key, new = self._keys.get(name, now)
         mapping, exchange = self._offer(name, now)
-        if exchange and not self.lost:
-            # The exchange is not cancelled with the request, which would break the connection off.
-            _, late = await asyncio.wait([exchange], timeout=self.timeout)
-            if late:
-                self._lose(f"no answer within {self.timeout * 1000:.0f} ms")
+        if exchange and not self.lost and not await self._is_in_time(exchange):
+            self._lose(f"no answer within {self.timeout * 1000:.0f} ms")
         return mapping.key, new and mapping.key == key
 
     def offer(self, name: Name, now: float, *, replace: bool = False) -> None:
@@ -149,15 +152,14 @@ class RedisStore:
 
     def _offer(
         self, name: Name, now: float, *, replace: bool = False
-    ) -> tuple[Mapping, asyncio.Task[None] | None]:
+    ) -> tuple[Mapping, asyncio.Task[bool] | None]:
         """Return the mapping that is known here, and the exchange that it is offered in, if any.
 
         While an exchange is on its way it is the next one, with all that is offered until then: a
         hundred offers cost little more than one, and one connection is enough.
         """
         mapping = cast("Mapping", self._keys.peek(name, now))
-        idle = not self._exchange or self._exchange.done()
-        if self.lost and not (idle and now >= self._try_at):
+        if self.lost and now < self._try_at:
             return mapping, None
         self._try_at = now + PAUSE
         # Of what is left of a life nothing is rounded up: it would grow at each hand-over.
@@ -165,14 +167,30 @@ class RedisStore:
         self._offers.append(_Offer(name, mapping, now, life, replace))
         if len(self._offers) == 1:  # mitmproxy's tasks start at once, so the offer comes first
             self._exchange = asyncio.create_task(self._make_offers(self._exchange))
+        if self.lost and self._exchange:
+            self._trial = asyncio.create_task(self._try(self._exchange))
         return mapping, self._exchange
 
-    async def _make_offers(self, before: asyncio.Task[None] | None) -> None:
+    async def _try(self, exchange: asyncio.Task[bool]) -> None:
+        """Take the server for back if it has answered in time."""
+        if await self._is_in_time(exchange) and exchange.result() and self.lost:
+            self.lost = False
+            log(logging.INFO, f"{self._shown} is back")
+
+    async def _is_in_time(self, exchange: asyncio.Task[bool]) -> bool:
+        """Wait for an exchange, which goes on if it is late or the request is cancelled."""
+        # In parts, which take longer in a loop that is behind: that is no fault of the server.
+        for _ in range(_PARTS):
+            done, _ = await asyncio.wait([exchange], timeout=self.timeout / _PARTS)
+            if done:
+                return True
+        return False
+
+    async def _make_offers(self, before: asyncio.Task[bool] | None) -> bool:
+        """Return whether the server has answered."""
         if before:
             await asyncio.wait([before])
         offers, self._offers = self._offers, []
-        time = asyncio.get_running_loop().time
-        start = time()
         try:
             async with asyncio.timeout(PATIENCE):
                 replies = await self._ask(offers)
@@ -180,13 +198,13 @@ class RedisStore:
                 self._take(offer, answer, left)
         except Exception as e:  # noqa: BLE001  # whatever happens in there, requests go on
             self._lose(_reason(e))
-            return
-        if self.lost and time() - start <= self.timeout:
-            self.lost = False
-            log(logging.INFO, f"{self._shown} is back")
+            return False
+        return True
 
     async def _ask(self, offers: list[_Offer]) -> list[Any]:
-        """Return two replies for each offer."""
+        """Return two replies for each offer; with none just see whether the server answers."""
+        if not offers:
+            await self._client.ping()
         pipe = self._client.pipeline(transaction=False)
         for offer in offers:
             name, key = stored_name(offer.name), offer.mapping.key

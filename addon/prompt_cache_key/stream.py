@@ -1,5 +1,6 @@
 """Bodies that pass by in chunks: a response that is looked at, a request that gets its key."""
 
+import math
 from collections.abc import Callable
 
 from . import body
@@ -20,14 +21,14 @@ class ResponseTap:
         self._chunks: list[bytes] = []
         self._size = 0
 
-    def __call__(self, chunk: bytes) -> bytes:
-        """Take a chunk and return it."""
+    def __call__(self, chunk: bytes) -> bytes | list[bytes]:
+        """Take a chunk and return it; nothing for an empty one, which would end a chunked body."""
         self._see(chunk)
         self._size += len(chunk)
         self._chunks.append(chunk)
         if self._size > self._limit:
             self._chunks.clear()
-        return chunk
+        return chunk or []
 
     @property
     def content(self) -> bytes | None:
@@ -38,26 +39,31 @@ class ResponseTap:
 class RequestKey:
     """Puts a key of 36 characters into a JSON object that passes by in chunks.
 
-    `key_of` makes the key for the model; ValueError if it cannot. What comes out is always
-    `MEMBER_SIZE` bytes longer than what went in, as the headers have promised: a body that gets no
-    key gets white space after its end, which JSON allows. It gets none if its model is not in the
-    first `MAX_HEAD` bytes, or `prompt_cache_key` is a name in there, at any depth.
+    `key_of` makes the key for the model; ValueError if it cannot. There is none if the model is
+    not in the first `MAX_HEAD` bytes, or `prompt_cache_key` is a name in there, at any depth.
+    With a `length`, that of what goes in, what comes out is always `MEMBER_SIZE` bytes longer, as
+    the headers have promised: without a key there is white space after the end, which JSON allows.
     """
 
-    def __init__(self, key_of: Callable[[str], str]) -> None:
+    def __init__(self, key_of: Callable[[str], str], length: int | None) -> None:
         self._key_of = key_of
+        self._left = math.inf if length is None else length
         self._head: bytearray | None = bytearray()
         self._why_not = ""
 
     def __call__(self, chunk: bytes) -> list[bytes]:
         """Take a chunk, or b"" at the end; return the chunks to be sent on."""
+        # b"" is no sure sign of the end: mitmproxy passes on an empty frame of HTTP/2 as well.
+        is_last = 0 < self._left <= len(chunk)
+        self._left -= len(chunk)
         sent = [chunk]
         if self._head is not None:
             self._head += chunk
-            if chunk and len(self._head) < MAX_HEAD:
+            is_end = is_last or (not chunk and self._left == math.inf)
+            if not is_end and len(self._head) < MAX_HEAD:
                 return []
             sent, self._head = self._with_key(bytes(self._head)), None
-        if self._why_not and not chunk:
+        if self._why_not and is_last:
             sent.append(b" " * MEMBER_SIZE)
         return [part for part in sent if part]  # an empty one would end a chunked request
 
