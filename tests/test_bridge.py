@@ -368,6 +368,9 @@ def test_tools_that_are_left_out_and_added() -> None:
         ((*TOOLS[:1], "Search"), None),
     ]:
         assert find(found, chat(request(FIRST, tools=tools))) == cause
+    # Who leaves out most of them adds nothing, or is a stranger.
+    for tools, cause in [(TOOLS[:2], "session"), (TOOLS[:1], None)]:
+        assert find(found, chat(request(FIRST, tools=tools), extra="Be yourself.")) == cause
 
 
 # --- strangers ----------------------------------------------------------------------------------
@@ -569,6 +572,8 @@ def test_memory_is_bounded() -> None:
     logs = ["\n".join(map(str, range(start, start + 100))) for start in range(0, 10**5, 100)]
     turns = [says("user", log, result(log.replace("\n", "!\n"))) for log in logs]
     assert len(bridge.read(encoded(request(*turns)), MAX_LINES).known) < 2.1 * MAX_LINES
+    results = [says("user", result(log)) for log in logs]
+    assert len(bridge.read(encoded(request(*results))).known) < 1.1 * MAX_LINES
 
 
 # --- recorded requests --------------------------------------------------------------------------

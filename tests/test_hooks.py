@@ -527,6 +527,10 @@ def test_refusal(setup: Setup, lines: Lines, status: int) -> None:
     assert url in line
     assert "Unsupported parameter(s): prompt_cache_key" in line
     assert setup.send(url=url).request.content == BODY
+    streaming = setup.flow(url=url)
+    streaming.request.stream = True
+    setup.addon.requestheaders(streaming)
+    assert streaming.request.stream is True
     other = "https://api.example.com:8443/other/v1/messages"
     assert key(setup.send(url=other))
     assert key(setup.send())

@@ -16,9 +16,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 MAX_WAITING = 128
-MAX_LINES = 8192
+MAX_LINES = 4096
 """Lines of what was said, and as many of tool results, that are remembered of a request: the
-newest. 128 requests with as many take some 150 MB."""
+newest. 128 requests with as many take some 200 MB."""
 
 MIN_SAID = 16
 """Characters of a conversation that is not said by just anyone."""
@@ -137,18 +137,19 @@ def _difference(request: Prompt, call: Prompt) -> int | None:
     said. It may add something, but not as the last word, and nothing at all where it strips tools
     and system prompt. Results of tools it may shorten.
     """
-    frame = request.tools or request.system
-    has_frame = 2 * len(frame - call.known) <= len(frame) > 0
-    unknown = _missing(call.said, request.known)
-    adds = unknown or (call.tools | call.system) - request.known
-    if not has_frame and (adds or call.length < MIN_SAID):
-        return None
     last = next((said for said in call.said if not _is_system(said, request)), None)
     if not last or last.missing(request.known) or _missing(request.said, call.known):
         return None
     for one, other in ((request, call), (call, request)):
-        if 2 * _missing(one.new, other.known) > sum(len(passage.lines) for passage in one.new):
+        lines = sum(len(passage.lines) for passage in one.new)
+        if 2 * _missing(one.new, other.known) > lines:
             return None
+    unknown = _missing(call.said, request.known)
+    frame = request.tools or request.system
+    has_frame = 2 * len(frame - call.known) <= len(frame) > 0
+    adds = unknown or (call.tools | call.system) - request.known
+    if not has_frame and (adds or call.length < MIN_SAID):
+        return None
     results = _missing(call.results, request.known) + _missing(request.results, call.known)
     return unknown + results + len(request.calls ^ call.calls)
 

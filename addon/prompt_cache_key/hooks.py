@@ -115,7 +115,10 @@ class PromptCacheKey:
         if request.stream is not True or not self._is_ours(flow):
             return
         session = from_header(request.headers)
-        if not session or "content-encoding" in request.headers:
+        length = request.headers.get("content-length")
+        if not session or "content-encoding" in request.headers or length == "0":
+            return
+        if _endpoint(request) in self.refused:
             return
         who = Session(session, agent(request.headers), "header")
 
@@ -127,7 +130,6 @@ class PromptCacheKey:
             self._keyed(flow, who, model, key, "new" if new else "reused")
             return key
 
-        length = request.headers.get("content-length")
         request.stream = RequestKey(key_of, int(length) if length else None)
         if length:
             request.headers["content-length"] = str(int(length) + MEMBER_SIZE)
@@ -212,10 +214,10 @@ class PromptCacheKey:
         flow.comment = "\n".join(filter(None, (flow.comment, line, details)))
 
     def _is_ours(self, flow: http.HTTPFlow) -> bool:
-        """Whether a request is live, unanswered, selected, and bound for who takes the field."""
+        """Whether a request is live, unanswered and selected."""
         if flow.response or flow.error or not flow.live or flow.is_replay:
             return False
-        return bool(self.matches(flow)) and _endpoint(flow.request) not in self.refused
+        return bool(self.matches(flow))
 
     def _give_key(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Find whose request it is and put the key in; ValueError if that cannot be done."""
@@ -225,16 +227,8 @@ class PromptCacheKey:
         content = _content(flow.request)
         found = body.read(content)
         own = found.prompt_cache_key
-        who = find(flow.request.headers, found.metadata, found.user, own)
-        if who:
-            if self.options.bridge:
-                self.bridge.add(flow, who.id, who.agent, lambda: _content(flow.request))
-        elif self.options.bridge and (cause := self.bridge.find(content)):
-            who = Session(*cause, "bridge")
-        elif is_raw_user_id(own):
-            raise ValueError("it shows no session, and its own key is a user id, a bad key")
-        else:
-            log(logging.DEBUG, "no key: the request shows no session", flow.client_conn.peername)
+        who = self._who(flow, content, found)
+        if not who or _endpoint(flow.request) in self.refused:
             return None
         model = found.model if isinstance(found.model, str) else ""
         sent = body.without_attribution(content) if self.options.strip_attribution else content
@@ -252,6 +246,23 @@ class PromptCacheKey:
             return self._put_when(flow, self.store.get(self._name(who, model), self.clock()), put)
         else:
             put(*self.keys.get(self._name(who, model), self.clock()))
+        return None
+
+    def _who(self, flow: http.HTTPFlow, content: bytes, found: body.Fields) -> Session | None:
+        """Return whose request it is; ValueError if that can't be told and its own key is bad."""
+        own = found.prompt_cache_key
+        who = find(flow.request.headers, found.metadata, found.user, own)
+        if who:
+            if self.options.bridge:
+                self.bridge.add(
+                    flow, who.id, who.agent, lambda: flow.request.get_content(strict=False) or b""
+                )
+            return who
+        if self.options.bridge and (cause := self.bridge.find(content)):
+            return Session(*cause, "bridge")
+        if is_raw_user_id(own):
+            raise ValueError("it shows no session, and its own key is a user id, a bad key")
+        log(logging.DEBUG, "no key: the request shows no session", flow.client_conn.peername)
         return None
 
     async def _put_when(
@@ -385,7 +396,9 @@ def _client_settings() -> str:
 def _content(request: http.Request) -> bytes:
     """Return the decoded body; ValueError if there is none to work on."""
     if request.stream or request.raw_content is None:
-        raise ValueError("it is streamed (stream_large_bodies) and shows no session in its header")
+        raise ValueError(
+            "it is streamed (stream_large_bodies) with no known length or no session in its header"
+        )
     try:
         return request.get_content() or b""
     except ValueError:
