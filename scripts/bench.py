@@ -262,24 +262,29 @@ def running_upstream() -> Iterator[int]:
 
 def row(name: str, *cells: str) -> None:
     """Print a row."""
-    print(f"{name:28}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
+    print(f"{name:28}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
+
+
+def head(name: str, *cells: str) -> None:
+    """Print the first row of a part."""
+    print()
+    row(name, *cells)
 
 
 def in_turn(seconds: float, inputs: Sequence[T], *variants: Callable[[T], object]) -> list[float]:
-    """Call the variants in turn for so long, with one input after the other.
+    """Call the variants in turn for so long, each with all inputs in a row.
 
-    Return the median of each one's times, in seconds.
+    Return the median of each one's times for one input, in seconds.
     """
-    times: list[list[int]] = [[] for _ in variants]
+    times: list[list[float]] = [[] for _ in variants]
     until = time.monotonic() + seconds
-    for given in itertools.cycle(inputs):
+    while not times[0] or time.monotonic() < until:
         for variant, taken in zip(variants, times, strict=True):
-            start = time.perf_counter_ns()
-            variant(given)
-            taken.append(time.perf_counter_ns() - start)
-        if time.monotonic() >= until:
-            break
-    return [median(taken) / 1e9 for taken in times]
+            start = time.perf_counter()
+            for given in inputs:
+                variant(given)
+            taken.append((time.perf_counter() - start) / len(inputs))
+    return list(map(median, times))
 
 
 def against_first(values: Sequence[float], form: str) -> list[str]:
@@ -306,7 +311,7 @@ def bench_edit(plan: Plan) -> None:
     json_only = importlib.util.module_from_spec(spec)
     with mock.patch.dict(sys.modules, {"msgspec": None}):
         spec.loader.exec_module(json_only)
-    row("\nthe edit alone", "one copy", "this addon", "this, json only", "json loads, dumps")
+    head("the edit alone", "one copy", "this addon", "this, json only", "json loads, dumps")
     for size in plan.edited:
         contents = [conversation(size, seed) for seed in range(4)]
         times = in_turn(
@@ -318,7 +323,7 @@ def bench_edit(plan: Plan) -> None:
             lambda raw: json.dumps({"prompt_cache_key": KEY} | json.loads(raw)).encode(),
         )
         kilobytes = median(map(len, contents)) / 1000
-        cells = [f"{time * 1e6:,.1f} µs {time * 1e6 / kilobytes:5.2f}/kB" for time in times]
+        cells = [f"{each * 1e6:,.1f} µs {each * 1e6 / kilobytes:5.2f}/kB" for each in times]
         row(f"  {size / 1000:,.0f} kB", *cells)
 
 
@@ -332,19 +337,19 @@ def bench_proxies(plan: Plan) -> None:
         ports = [stack.enter_context(mitmdump(upstream, *script))[0] for script in scripts]
 
         names = "no addon", "a naive addon", "this addon"
-        row("\none proxied request", *names)
+        head("one proxied request", *names)
         for size, query in [*((size, "") for size in plan.proxied), (plan.proxied[0], "events=10")]:
             requests = [post(conversation(size, n), n, query) for n in range(4)]
             asks = [Client(port).ask for port in ports]
             times = [each * 1e3 for each in in_turn(2 * plan.seconds, requests, *asks)]
             answered = f", {query.replace('=', ': ')}" if query else ""
             row(f"  {size / 1000:,.0f} kB{answered}", *against_first(times, "{:.2f} ms"))
-        row("\nrequests per second", *names)
+        head("requests per second", *names)
         rates = against_first(throughput(plan, ports), "{:.0f}/s")
         row(f"  {plan.proxied[0] / 1000:,.0f} kB, {plan.connections} connections", *rates)
-        row("\nfirst event of a stream", "direct", "no addon", "this addon")
+        head("first event of a stream", "direct", "no addon", "this addon")
         for pause in plan.pauses:
-            times = first_event(pause, upstream, *ports[::2])
+            times = first_event(plan, pause, upstream, *ports[::2])
             row(f"  of ten, {pause:g} s apart", *(f"{each * 1e3:,.1f} ms" for each in times))
 
 
@@ -368,7 +373,7 @@ def throughput(plan: Plan, ports: list[int]) -> list[float]:
     return list(map(median, rates))
 
 
-def first_event(pause: float, *ports: int) -> list[float]:
+def first_event(plan: Plan, pause: float, *ports: int) -> list[float]:
     """Return after how many seconds the first event of a stream comes from each port."""
     request = post(conversation(20_000), 0, f"pause={pause}")
 
@@ -382,7 +387,9 @@ def first_event(pause: float, *ports: int) -> list[float]:
 
     clients = [Client(port) for port in ports]
     with ThreadPoolExecutor(len(ports)) as pool:  # all at once: they wait most of the time
-        rounds = [list(pool.map(ask, clients)) for _ in range(max(3, int(0.6 / pause)))]
+        rounds = [
+            list(pool.map(ask, clients)) for _ in range(max(3, int(plan.seconds / 10 / pause)))
+        ]
     return list(map(median, zip(*rounds, strict=True)))
 
 
@@ -392,7 +399,7 @@ def bench_keys(plan: Plan) -> None:
     def name(number: int) -> Name:
         return MODEL, session(number)
 
-    row("\none key look-up", *(f"of {count:,}" for count in plan.sessions))
+    head("one key look-up", *(f"of {count:,}" for count in plan.sessions))
     stores = [Keys(max_sessions=count) for count in plan.sessions]
     for count, keys in zip(plan.sessions, stores, strict=True):
         for number in range(count):
@@ -420,7 +427,7 @@ def bench_keys(plan: Plan) -> None:
         totals.request(id_, "main", model, KEY, "new")
     of_both, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    row("\nmemory for a session", "its key", "its totals")
+    head("memory for a session", "its key", "its totals")
     row("", f"{of_keys / count:.0f} bytes", f"{(of_both - of_keys) / count:.0f} bytes")
 
 
@@ -445,8 +452,8 @@ def bench_bridge(plan: Plan) -> None:
         bridge.add(count, session(count), "main", bytes)
         bridge.remove(count)
 
-    (front,) = in_turn(plan.seconds / 10, [None], pass_by)
-    row(f"\nthe bridge, {count} in flight", "first call", "a later call", "no call")
+    (front,) = in_turn(plan.seconds / 10, [None] * 1000, pass_by)
+    head(f"the bridge, {count} in flight", "first call", "a later call", "no call")
     calls_ = (f"{median(times) * 1e3:.1f} ms" for times in (first, later))
     row("", *calls_, f"{front * 1e6:.2f} µs")
 
@@ -572,6 +579,7 @@ def held(
     counts = Counter(outcome.partition(":")[0] for outcome in outcomes)
     shared = sum(map(len, keys)) - len(set().union(*keys))
     errors = len(re.findall("Addon error|Traceback", log))
+    # Without an addon too it grows by a third, with the most requests there ever were at once.
     third = len(memory) // 3
     before, after = median(memory[:third]), median(memory[-third:])
     checks: list[tuple[str, object, bool]] = [
@@ -581,13 +589,11 @@ def held(
         ("wrong keys", counts["wrong"] + shared, not counts["wrong"] + shared),
         ("errors in the log", errors, not errors),
         ("memory, first third", f"{before:.0f} MB", True),
-        ("memory, last third", f"{after:.0f} MB", after < 1.1 * before),
-        (
-            "the store",
-            ", ".join(turns or ["none"]),
-            turns is None or turns[:: len(turns) - 1] == ["lost", "back"],
-        ),
+        ("memory, last third", f"{after:.0f} MB", after < 1.5 * before),
     ]
+    if turns is not None:
+        is_back = turns[:1] + turns[-1:] == ["lost", "back"]
+        checks.append(("the store", f"{turns.count('lost')}x lost", is_back))
     for what, seen, is_well in checks:
         row(what, str(seen), "" if is_well else "FAILED")
     print(*(outcome for outcome in outcomes if outcome.startswith("lost")), sep="\n", end="")

@@ -28,7 +28,7 @@ from .redis_store import RedisStore, shown
 from .session import AGENT_HEADER, Session, agent, find, from_header, is_raw_user_id
 from .stream import MEMBER_SIZE, RequestKey, ResponseTap
 from .table import table
-from .totals import LARGE, Totals
+from .totals import LARGE, SUSPICIOUS, Totals
 from .usage import Usage, UsageReader
 
 T = TypeVar("T")
@@ -314,7 +314,7 @@ class PromptCacheKey:
         got = pairs(input=usage.input, cached=usage.cached, hit=f"{usage.hit:.0f}%")
         log(logging.INFO, f"usage {who} {got}", flow.client_conn.peername)
         total = exchange.total
-        if usage.input >= LARGE and not total.session.cached:
+        if usage.input >= LARGE and total.session.large < SUSPICIOUS:
             content = flow.request.get_content(strict=False) or b""
             total.see_attribution(body.attribution(content))
         if total.add(usage.input, usage.cached):
