@@ -499,3 +499,35 @@ def post(port: int, upstream: Upstream, body: bytes, *headers: tuple[str, str]) 
         assert client.send("POST", MESSAGES, headers, body).status == 200
     (request,) = upstream.take()
     return request
+
+
+def run_claude_code(session: str, prompt: str, settings: dict[str, str], directory: Path) -> str:
+    """Run the real client for one prompt in a clean environment and return what it printed.
+
+    Its path is in the environment as CLAUDE_CODE; KeyError if it is not.
+    """
+    directory.mkdir()
+    client = [os.environ["CLAUDE_CODE"], "--session-id", session, "--allowedTools", "Bash,Agent"]
+    finished = subprocess.run(
+        [*client, "-p", prompt],
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(directory),
+            "TERM": "xterm",
+            "IS_SANDBOX": "1",
+            "ANTHROPIC_API_KEY": "sk-ant-dummy",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "DISABLE_TELEMETRY": "1",
+            "DISABLE_AUTOUPDATER": "1",
+            "DISABLE_ERROR_REPORTING": "1",
+            **settings,
+        },
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert finished.returncode == 0, finished
+    return finished.stdout.strip()

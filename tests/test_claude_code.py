@@ -4,9 +4,7 @@ CLAUDE_CODE names its binary; .ci/run installs one.
 """
 
 import json
-import os
 import shlex
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness import ADDON, Proxy, Reply, Request, Upstream
+from harness import ADDON, Proxy, Reply, Request, Upstream, run_claude_code
 
 pytestmark = pytest.mark.client
 
@@ -89,35 +87,6 @@ def answer(request: Request) -> Reply:
     return Reply(headers=[("content-type", "text/event-stream")], body=stream(block))
 
 
-def run_client(session: str, settings: dict[str, str], directory: Path) -> str:
-    """Run Claude Code for one prompt in a clean environment and return what it printed."""
-    directory.mkdir()
-    client = [os.environ["CLAUDE_CODE"], "--session-id", session, "--allowedTools", "Bash,Agent"]
-    finished = subprocess.run(
-        [*client, "-p", "run a command and then an agent"],
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(directory),
-            "TERM": "xterm",
-            "IS_SANDBOX": "1",
-            "ANTHROPIC_API_KEY": "sk-ant-dummy",
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            "DISABLE_TELEMETRY": "1",
-            "DISABLE_AUTOUPDATER": "1",
-            "DISABLE_ERROR_REPORTING": "1",
-            **settings,
-        },
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert finished.returncode == 0, finished
-    return finished.stdout.strip()
-
-
 @pytest.mark.parametrize("mode", ["reverse", "regular"])
 def test_sessions(tmp_path: Path, mode: str) -> None:
     script = tmp_path / "to_upstream.py"
@@ -133,7 +102,13 @@ def test_sessions(tmp_path: Path, mode: str) -> None:
             settings |= dict(assignment.split("=", 1) for assignment in assignments)
             with ThreadPoolExecutor() as pool:
                 runs = [
-                    pool.submit(run_client, session, settings, tmp_path / session)
+                    pool.submit(
+                        run_claude_code,
+                        session,
+                        "run a command and then an agent",
+                        settings,
+                        tmp_path / session,
+                    )
                     for session in sessions
                 ]
                 assert [run.result() for run in runs] == ["goodbye", "goodbye"]

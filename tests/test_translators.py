@@ -19,7 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness import LOOPBACK, TIMEOUT, Proxy, Reply, Request, Upstream
+from harness import LOOPBACK, TIMEOUT, Proxy, Reply, Request, Upstream, run_claude_code
 
 pytestmark = pytest.mark.client
 
@@ -136,37 +136,6 @@ def router(port: int, upstream_port: int, home: Path) -> Iterator[None]:
             process.wait(TIMEOUT)
 
 
-def run_client(session: str, prompt: str, port: int, directory: Path) -> str:
-    """Run Claude Code for one prompt in a clean environment and return what it printed."""
-    directory.mkdir()
-    finished = subprocess.run(
-        [
-            os.environ["CLAUDE_CODE"],
-            *("--session-id", session, "--allowedTools", "Bash,Agent", "-p", prompt),
-        ],
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(directory),
-            "TERM": "xterm",
-            "IS_SANDBOX": "1",
-            "ANTHROPIC_BASE_URL": f"http://{LOOPBACK}:{port}",
-            "ANTHROPIC_API_KEY": "sk-ant-dummy",
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            "DISABLE_TELEMETRY": "1",
-            "DISABLE_AUTOUPDATER": "1",
-            "DISABLE_ERROR_REPORTING": "1",
-        },
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert finished.returncode == 0, finished
-    return finished.stdout.strip()
-
-
 def test_sessions_behind_claude_code_router(tmp_path: Path) -> None:
     sessions = {str(number): str(uuid4()) for number in range(1, 4)}
     port = free_port()
@@ -178,10 +147,10 @@ def test_sessions_behind_claude_code_router(tmp_path: Path) -> None:
     ):
         runs = [
             pool.submit(
-                run_client,
+                run_claude_code,
                 session,
                 f"Run a command, then an agent, for ticket {ticket}",
-                proxy.port,
+                {"ANTHROPIC_BASE_URL": f"http://{LOOPBACK}:{proxy.port}"},
                 tmp_path / session,
             )
             for ticket, session in sessions.items()
