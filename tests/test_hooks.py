@@ -457,6 +457,16 @@ def test_streaming_can_be_off_or_another_addons(setup: Setup) -> None:
     assert flow.response.raw_content is None
 
 
+def test_stream_that_another_addon_takes_over_keeps_nothing(setup: Setup) -> None:
+    flow = setup.send()
+    flow.response = http.Response.make(200, b"", {"content-type": "text/event-stream"})
+    flow.response.raw_content = None
+    setup.addon.responseheaders(flow)
+    flow.response.stream = True
+    setup.addon.response(flow)
+    assert flow.response.raw_content is None
+
+
 def test_store_streamed_bodies_keeps_no_second_copy(setup: Setup) -> None:
     if "store_streamed_bodies" not in setup.context.options:
         setup.context.options.add_option("store_streamed_bodies", bool, True, "")

@@ -118,7 +118,7 @@ class PromptCacheKey:
         length = request.headers.get("content-length")
         if not session or "content-encoding" in request.headers or length == "0":
             return
-        if _endpoint(request) in self.refused:
+        if self._is_refused(request):
             return
         who = Session(session, agent(request.headers), "header")
 
@@ -159,7 +159,7 @@ class PromptCacheKey:
             return
         if not exchange.tap:
             exchange.usage.feed(response.raw_content or b"")
-        elif response.raw_content is None:
+        elif response.raw_content is None and response.stream is exchange.tap:
             response.raw_content = exchange.tap.content
         if exchange.usage.unread:
             self._once(
@@ -219,6 +219,9 @@ class PromptCacheKey:
             return False
         return bool(self.matches(flow))
 
+    def _is_refused(self, request: http.Request) -> bool:
+        return bool(self.refused) and _endpoint(request) in self.refused
+
     def _give_key(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Find whose request it is and put the key in; ValueError if that cannot be done."""
         if isinstance(flow.request.stream, RequestKey):
@@ -228,7 +231,7 @@ class PromptCacheKey:
         found = body.read(content)
         own = found.prompt_cache_key
         who = self._who(flow, content, found)
-        if not who or _endpoint(flow.request) in self.refused:
+        if not who or self._is_refused(flow.request):
             return None
         model = found.model if isinstance(found.model, str) else ""
         sent = body.without_attribution(content) if self.options.strip_attribution else content
