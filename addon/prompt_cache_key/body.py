@@ -8,7 +8,7 @@ import json
 import re
 from codecs import utf_8_decode
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public, unlisted by typeshed
 from typing import Any, Final
 
@@ -49,9 +49,6 @@ class Fields:
         return bool(key.strip()) if isinstance(key, str) else key not in (ABSENT, None)
 
 
-_NAMES = tuple(field.name for field in fields(Fields))
-
-
 def _number(digits: str) -> int | float:
     # int() refuses over 4300 digits, which are valid JSON.
     return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
@@ -79,7 +76,8 @@ def read(body: bytes) -> Fields:
         value = None
     if not isinstance(value, dict):
         raise ValueError("the body is not a JSON object")  # noqa: TRY004
-    return Fields(**{name: value[name] for name in _NAMES if name in value})
+    get = value.get
+    return Fields(get("model"), get("metadata"), get("user"), get(NAME, ABSENT))
 
 
 def _check_utf8(body: bytes) -> None:
@@ -114,7 +112,7 @@ def with_key(body: bytes, found: Fields, key: str) -> bytes:
 
 def member(key: str, comma: str = ",") -> bytes:
     """Return what is put after an object's opening brace."""
-    return f"{json.dumps(NAME)}:{json.dumps(key)}{comma}".encode()
+    return f'"{NAME}":{json.dumps(key)}{comma}'.encode()
 
 
 def attribution(body: bytes) -> bytes:
