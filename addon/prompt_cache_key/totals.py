@@ -50,14 +50,15 @@ class Row(Total):
 
 @dataclass(slots=True)
 class SessionTotal(Total):
-    """One session's requests, `large` of them with large prompts; `rows` by agent and model.
+    """One session's requests, `large` of them with large prompts.
 
-    `unstable` says that an agent's attribution block has changed from one request to the next.
+    `unstable` says that an agent's attribution block has changed from one request to the next;
+    `rows` are by agent and model, the least recently used one first.
     """
 
     large: int = 0
     unstable: bool = False
-    rows: OrderedDict[tuple[str, str], Row] = field(default_factory=OrderedDict)
+    rows: dict[tuple[str, str], Row] = field(default_factory=dict)
 
 
 class Entry(NamedTuple):
@@ -108,16 +109,16 @@ class Totals:
         """Count a request; return where its usage is to be added."""
         total = self.sessions.setdefault(session, SessionTotal())
         self.sessions.move_to_end(session)
-        row = total.rows.setdefault((agent, model), Row())
-        total.rows.move_to_end((agent, model))
+        row = total.rows.pop((agent, model), None) or Row()
+        total.rows[agent, model] = row  # an OrderedDict takes 160 bytes more, for each session
         row.key, row.state = key, state
         entry = Entry(self.all, total, row)
         for each in entry:
             each.requests += 1
         while len(self.sessions) > self.max_sessions:
             self.sessions.popitem(last=False)
-        while len(total.rows) > MAX_ROWS:
-            total.rows.popitem(last=False)
+        if len(total.rows) > MAX_ROWS:
+            del total.rows[next(iter(total.rows))]
         return entry
 
     def rows(self) -> Iterator[tuple[str, str, str, Row]]:
