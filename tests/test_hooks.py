@@ -13,8 +13,10 @@ import pytest
 from mitmproxy import command, exceptions, http
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.flow import Flow
+from mitmproxy.log import LegacyLogEvents
 from mitmproxy.test import taddons, tflow, tutils
 from prompt_cache_key.hooks import PromptCacheKey
+from prompt_cache_key.log import LOGGER
 from prompt_cache_key.stream import MEMBER_SIZE, RequestKey
 from prompt_cache_key.table import COLUMNS
 
@@ -207,6 +209,21 @@ def test_active_line(
         "strip_attribution=false bridge=true; "
         f"point Claude Code here: {here.format(ca=ca)}"
     ]
+
+
+def test_deprecated_event_of_a_line_only_for_who_listens(setup: Setup) -> None:
+    setup.addon.running()
+    handlers = logging.getLogger().handlers
+    (handler,) = (each for each in handlers if isinstance(each, LegacyLogEvents))
+    # mitmproxy adds a condition of its own to what they say, which differs in a test.
+    (is_heard,) = handler.filters
+    assert callable(is_heard)
+    ours, other = (
+        logging.LogRecord(name, logging.INFO, "", 0, "", (), None) for name in (LOGGER, "other")
+    )
+    assert (is_heard(ours), is_heard(other)) == (False, True)
+    setup.context.master.addons.add(SimpleNamespace(name="listener", add_log=print))
+    assert (is_heard(ours), is_heard(other)) == (True, True)
 
 
 # Requests

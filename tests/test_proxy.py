@@ -454,6 +454,26 @@ def test_answered_flow_stays_as_it_is(tmp_path: Path) -> None:
         assert client.send("POST", "http://gateway.test/v1/messages", body=body).body == body
 
 
+_LISTENS = """
+def add_log(entry):
+    if not entry.msg.startswith("heard"):
+        print("heard", entry.level, entry.msg, flush=True)
+"""
+
+
+def test_addon_that_listens_to_log_events(tmp_path: Path) -> None:
+    script = tmp_path / "listens.py"
+    script.write_text(_LISTENS)
+    session = str(uuid4())
+    with (
+        Upstream() as upstream,
+        Proxy(f"reverse:{upstream.url}", scripts=[ADDON, script]) as proxy,
+        Client(proxy.port) as client,
+    ):
+        client.send("POST", "/v1/messages", body=request_body(session))
+        assert proxy.find(rf"^heard info .*\[prompt-cache\] key=\S+ session={session}")
+
+
 def test_streamed_request_stays_as_it_is() -> None:
     body = request_body(str(uuid4()))
     with (

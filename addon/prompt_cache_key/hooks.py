@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TypeVar, cast
 from weakref import WeakKeyDictionary
 
+import mitmproxy.log
 from mitmproxy import command, ctx, exceptions, flowfilter, http, types
-from mitmproxy.addonmanager import Loader
+from mitmproxy.addonmanager import Loader, traverse
 from mitmproxy.flow import Flow
 from mitmproxy.utils import human
 
@@ -22,7 +23,7 @@ from .bridge import Bridge
 from .exchange import Exchange, Speaker
 from .explain import RECENT, explain, find_break
 from .keys import Keys, Name, derived_key, random_key
-from .log import log, pairs, text
+from .log import LOGGER, log, pairs, text
 from .options import PREFIX, Options, seconds, without
 from .redis_store import RedisStore, shown
 from .session import AGENT_HEADER, Session, agent, find, from_header, is_raw_user_id
@@ -95,6 +96,9 @@ class PromptCacheKey:
         """Say that the addon is active, how it is set, and where Claude Code should go."""
         if self.store:
             self.store.connect()
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, getattr(mitmproxy.log, "LegacyLogEvents", ())):
+                handler.addFilter(_is_heard)
         settings = asdict(self.options)
         del settings["filter"]
         settings["headers"] = ",".join(settings["headers"])
@@ -377,6 +381,15 @@ class PromptCacheKey:
         except ValueError as e:
             raise exceptions.OptionsError(f"{where}{e}") from None
         return options, matches, store
+
+
+def _is_heard(record: logging.LogRecord) -> bool:
+    """Whether a line has to become an `add_log` event, deprecated since mitmproxy 9.
+
+    The event goes through all addons, which costs more than all else about a line of ours.
+    """
+    addons = traverse(ctx.master.addons.chain)
+    return record.name != LOGGER or any(hasattr(addon, "add_log") for addon in addons)
 
 
 def _client_settings() -> str:

@@ -5,9 +5,10 @@ import logging
 import re
 from typing import Any
 
+LOGGER = "prompt_cache_key"
 MAX_LENGTH = 256
 
-_logger = logging.getLogger("prompt_cache_key")
+_logger = logging.getLogger(LOGGER)
 _PLAIN = re.compile(r"[!#-~]+")  # printable ASCII but the space and the double quote
 
 
