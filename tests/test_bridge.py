@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -500,6 +501,23 @@ def test_bodies_are_read_once_and_only_for_a_call() -> None:
     for _ in range(3):
         assert find(found, chat(request(FIRST))) == "session"
     assert reads == [1]
+
+
+def test_no_body_is_read_that_waits_behind_the_cause() -> None:
+    reads = []
+
+    def read_body(session: str, body: Json) -> bytes:
+        reads.append(session)
+        return encoded(body)
+
+    this, that = request(prompt("do this")), request(prompt("do that"))
+    found = Bridge()
+    for session, body in {"a": this, "b": that, "c": that, "d": this}.items():
+        found.add(session, session, None, partial(read_body, session, body))
+    assert find(found, chat(this)) == "a"
+    assert reads == ["a"]
+    assert [find(found, chat(that)) for _ in range(2)] == ["b", "c"]
+    assert reads == ["a", "b", "c"]
 
 
 def test_the_oldest_goes_first() -> None:

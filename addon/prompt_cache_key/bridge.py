@@ -105,11 +105,13 @@ class Bridge:
         if not self._waiting:
             return None
         call = read(body)
-        causes = [
-            (difference, each)
-            for each in self._waiting.values()
-            if (difference := _difference(each.prompt, call)) is not None
-        ]
+        causes = []
+        for each in self._waiting.values():
+            difference = _difference(each.prompt, call)
+            if difference is not None:
+                causes.append((difference, each))
+            if difference == each.calls == 0:
+                break  # none is nearer, and each body that need not be read is a millisecond
         if not causes:
             return None
         _, cause = min(causes, key=lambda found: (found[0], found[1].calls))
