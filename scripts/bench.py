@@ -518,16 +518,20 @@ def live(port: int, until: float, contents: list[bytes], number: int) -> tuple[l
 
 
 class Store:
-    """A Redis server that can be stopped, and started again with nothing in it."""
+    """A Redis server that can be stopped, and started again with nothing in it.
 
-    def __init__(self) -> None:
-        self.port = free_port()
+    It has no port, which a connection could have taken when it starts again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"unix://{folder / 'redis.sock'}"
         self._process: Popen[bytes] | None = None
 
     def set(self, *, up: bool) -> None:
         """Start or stop it if need be."""
         if up and not self._process:
-            command = ["redis-server", "--bind", LOOPBACK, "--port", str(self.port), "--save", ""]
+            path = self.url.removeprefix("unix://")
+            command = ["redis-server", "--port", "0", "--unixsocket", path, "--save", ""]
             self._process = Popen(command, stdout=DEVNULL)
         elif self._process and not up:
             self._process.terminate()
@@ -547,11 +551,12 @@ def soak(seconds: float, sessions: int) -> bool:
     memory = []
     with ExitStack() as stack:
         arguments = ["-s", ADDON]
-        store = Store() if has_store() else None
-        if store:
+        store = None
+        if has_store():
+            store = Store(Path(stack.enter_context(tempfile.TemporaryDirectory())))
             stack.callback(store.set, up=False)
             store.set(up=True)
-            arguments += ["--set", f"prompt_cache_store=redis://{LOOPBACK}:{store.port}"]
+            arguments += ["--set", f"prompt_cache_store={store.url}"]
         upstream = stack.enter_context(running_upstream())
         port, process, log = stack.enter_context(mitmdump(upstream, *arguments))
         pool = stack.enter_context(ThreadPoolExecutor(sessions))
