@@ -448,7 +448,7 @@ def bench_bridge(plan: Plan) -> None:
             start = time.perf_counter()
             found = bridge.find(call)
             taken.append(time.perf_counter() - start)
-            assert found == (session(number), "main")  # noqa: S101
+            assert found == (number, session(number), "main")  # noqa: S101
 
     def pass_by(_: None) -> None:
         bridge.add(count, session(count), "main", bytes)

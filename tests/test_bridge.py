@@ -72,7 +72,7 @@ def waiting(**requests: Json) -> Bridge:
 
 def find(found: Bridge, call: Json) -> str | None:
     cause = found.find(encoded(call))
-    return cause[0] if cause else None
+    return cause[1] if cause else None
 
 
 # --- translators --------------------------------------------------------------------------------
@@ -465,9 +465,9 @@ def test_agent() -> None:
     found.add(1, "session", "main", lambda: encoded(request(FIRST)))
     found.add(2, "session", "a1", lambda: encoded(CONVERSATIONS["a subagent"]))
     found.add(3, "session", None, lambda: encoded(request(prompt("be malformed"))))
-    assert found.find(encoded(chat(request(FIRST)))) == ("session", "main")
-    assert found.find(encoded(chat(CONVERSATIONS["a subagent"]))) == ("session", "a1")
-    assert found.find(encoded(chat(request(prompt("be malformed"))))) == ("session", None)
+    assert found.find(encoded(chat(request(FIRST)))) == (1, "session", "main")
+    assert found.find(encoded(chat(CONVERSATIONS["a subagent"]))) == (2, "session", "a1")
+    assert found.find(encoded(chat(request(prompt("be malformed"))))) == (3, "session", None)
 
 
 def test_retries_and_second_calls() -> None:

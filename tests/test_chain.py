@@ -103,8 +103,9 @@ class Chain:
         return Reply(answer.status, body=answer.body)
 
     def _answer(self, request: Request) -> Reply:
-        self.before_answer(json.loads(request.body))
-        return Reply(body=request.body)
+        call = json.loads(request.body)
+        self.before_answer(call)
+        return Reply(body=json.dumps(call | {"usage": {"prompt_tokens": 10}}).encode())
 
     def send(self, session: str, body: Json) -> Json:
         """Send a session's request; return the body that its upstream call arrived with."""
@@ -113,6 +114,7 @@ class Chain:
             answer = client.send("POST", MESSAGES, headers, json.dumps(body).encode())
         assert answer.status == 200
         called: Json = json.loads(answer.body)
+        called.pop("usage", None)
         return called
 
 
@@ -228,6 +230,9 @@ def test_parallel_sessions(chain: Chain) -> None:
     )
     assert len(bridged) == turns * len(sessions)
     assert {(match[2], match[1]) for match in bridged} == set(keys.items())
+    chain.proxy.stop()
+    count = turns * len(sessions)
+    chain.proxy.find(rf"total sessions={len(sessions)} requests={count} input={10 * count} ")
 
 
 def test_call_of_a_client_that_hung_up(chain: Chain) -> None:

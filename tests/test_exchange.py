@@ -20,3 +20,19 @@ def test_summary(speaker: Speaker, usage: Usage | None, summary: str) -> None:
     key = "9a5f01e2-aaaa-4bbb-8ccc-dddddddddddd"
     total = Totals().request(*speaker, key, "new")
     assert Exchange(speaker, key, "new", total).summary(usage) == summary
+
+
+def test_of_the_calls_for_a_request_each_counts_and_it_does_not() -> None:
+    totals = Totals()
+    speaker = Speaker("s", "main", "m")
+    front, *calls = (
+        Exchange(speaker, "key", "new", totals.request(*speaker, "key", "new")) for _ in range(3)
+    )
+    front.replace_cause()
+    assert totals.all.requests == 3
+    for call in calls:
+        call.cause = front
+        call.replace_cause()
+        assert totals.all.requests == 2
+    assert front.is_replaced
+    assert not any(call.is_replaced for call in calls)

@@ -422,6 +422,42 @@ def test_bridge(setup: Setup, lines: Lines) -> None:
     assert key(setup.send(content, {})) is None
 
 
+def test_calls_count_in_place_of_the_request_that_caused_them(setup: Setup, lines: Lines) -> None:
+    content = b'{"model":"gpt","messages":[{"role":"user","content":"why is the sky blue?"}]}'
+    front = setup.send(content)
+    overloaded, *calls = (setup.send(content, {}) for _ in range(3))
+    setup.answer(overloaded, status=503)
+    for flow in (*calls, front):
+        setup.answer(flow, usage(2048, 1920))
+    lines()
+    setup.addon.done()
+    assert lines()[-1].endswith("total sessions=1 requests=3 input=4096 cached=3840 hit=94%")
+
+
+def test_the_attribution_block_is_seen_in_what_the_translator_got(
+    setup: Setup, lines: Lines
+) -> None:
+    said = b'{"model":"gpt","messages":[{"role":"user","content":"why is the sky blue?"}]'
+    for number in range(5):
+        block = b',"system":[{"type":"text","text":"x-anthropic-billing-header: cch=%d;"}]' % number
+        front = setup.send(said + block + b"}")
+        for flow in (setup.send(said + b"}", {}), front):
+            setup.answer(flow, usage(2048, 0))
+    (warning,) = (line for line in lines() if line.startswith("WARNING"))
+    assert "5 large prompts" in warning
+    assert "likely causes: Claude Code's attribution block" in warning
+
+
+def test_a_call_without_usage_leaves_it_to_the_request(setup: Setup, lines: Lines) -> None:
+    content = b'{"model":"gpt","messages":[{"role":"user","content":"why is the sky blue?"}]}'
+    front = setup.send(content)
+    setup.answer(setup.send(content, {}))
+    setup.answer(front, usage(2048, 1920))
+    lines()
+    setup.addon.done()
+    assert lines()[-1].endswith("total sessions=1 requests=2 input=2048 cached=1920 hit=94%")
+
+
 # Responses
 
 

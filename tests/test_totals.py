@@ -57,6 +57,16 @@ def test_a_request_counts_in_all_its_session_and_its_row() -> None:
     ]
 
 
+def test_a_request_that_is_withdrawn_counts_nowhere() -> None:
+    totals = Totals()
+    first, second = count(totals), count(totals, agent="a1")
+    second.add(100, 0)
+    first.withdraw()
+    assert totals.all == Total(1, 100, 0)
+    assert str(totals.sessions["s"]) == "requests=1 input=100 cached=0 hit=0%"
+    assert [agent for _, agent, _, _ in totals.rows()] == ["a1"]
+
+
 def test_usage_counts_where_its_request_did() -> None:
     totals = Totals()
     first, second, other = count(totals), count(totals, agent="a1"), count(totals, "t")

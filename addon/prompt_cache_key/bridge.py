@@ -68,6 +68,7 @@ class Prompt(NamedTuple):
 
 @dataclass(eq=False)
 class _Waiting:
+    request: Any
     session: str
     agent: str | None
     read_body: Callable[[], bytes]
@@ -88,7 +89,7 @@ class Bridge:
         self, request: Hashable, session: str, agent: str | None, read_body: Callable[[], bytes]
     ) -> None:
         """Remember a request that is in flight; its body is read if a call needs it."""
-        self._waiting[request] = _Waiting(session, agent, read_body)
+        self._waiting[request] = _Waiting(request, session, agent, read_body)
         if len(self._waiting) > MAX_WAITING:
             self._waiting.popitem(last=False)
 
@@ -96,8 +97,8 @@ class Bridge:
         """Forget a request that is answered, or is no more."""
         self._waiting.pop(request, None)
 
-    def find(self, body: bytes) -> tuple[str, str | None] | None:
-        """Return session and agent of the request that caused a call; None if none in flight did.
+    def find(self, body: bytes) -> tuple[Any, str, str | None] | None:
+        """Return the request that caused a call, its session and agent; None if none in flight did.
 
         It is the one that differs from the call in the fewest lines; among equals one with the
         fewest calls yet, of those the one that waits longest.
@@ -116,7 +117,7 @@ class Bridge:
             return None
         _, cause = min(causes, key=lambda found: (found[0], found[1].calls))
         cause.calls += 1
-        return cause.session, cause.agent
+        return cause.request, cause.session, cause.agent
 
 
 def read(body: bytes, max_said: int = sys.maxsize) -> Prompt:

@@ -21,7 +21,8 @@ class Speaker(NamedTuple):
 class Exchange:
     """What is known of a keyed request until it is answered.
 
-    `usage` and `tap` look at the response, `comment` is the one that was given to the flow.
+    `usage` and `tap` look at the response, `comment` is the one that was given to the flow. `cause`
+    is the exchange that a translator's call was made for.
     """
 
     speaker: Speaker
@@ -31,6 +32,14 @@ class Exchange:
     comment: str = ""
     usage: UsageReader | None = None
     tap: ResponseTap | None = None
+    cause: "Exchange | None" = None
+    is_replaced: bool = False
+
+    def replace_cause(self) -> None:
+        """Count in place of the cause: both carry the same prompt."""
+        if self.cause and not self.cause.is_replaced:
+            self.cause.is_replaced = True
+            self.cause.total.withdraw()
 
     def summary(self, usage: Usage | None = None) -> str:
         """Return a short line for the screen."""

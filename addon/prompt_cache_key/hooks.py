@@ -234,29 +234,37 @@ class PromptCacheKey:
         content = _content(flow.request)
         found = body.read(content)
         own = found.prompt_cache_key
-        who = self._who(flow, content, found)
+        who, cause = self._who(flow, content, found)
         if not who or self._is_refused(flow.request):
             return None
         model = found.model if isinstance(found.model, str) else ""
         sent = body.without_attribution(content) if self.options.strip_attribution else content
 
+        def tell(key: str, state: str) -> None:
+            self._keyed(flow, who, model, key, state)
+            self.exchanges[flow].cause = cause
+
         def put(key: str, new: bool) -> None:  # noqa: FBT001  # what a store returns
             flow.request.content = body.with_key(sent, found, key)
-            state = "replaced" if found.has_key else "new" if new else "reused"
-            self._keyed(flow, who, model, key, state)
+            tell(key, "replaced" if found.has_key else "new" if new else "reused")
 
         if found.has_key and not (self.options.overwrite or is_raw_user_id(own)):
             if sent is not content:
                 flow.request.content = sent
-            self._keyed(flow, who, model, str(own), "kept")
+            tell(str(own), "kept")
         elif self.store:
             return self._put_when(flow, self.store.get(self._name(who, model), self.clock()), put)
         else:
             put(*self.keys.get(self._name(who, model), self.clock()))
         return None
 
-    def _who(self, flow: http.HTTPFlow, content: bytes, found: body.Fields) -> Session | None:
-        """Return whose request it is; ValueError if that can't be told and its own key is bad."""
+    def _who(
+        self, flow: http.HTTPFlow, content: bytes, found: body.Fields
+    ) -> tuple[Session | None, Exchange | None]:
+        """Return whose request it is, and for a translator's the exchange that caused it.
+
+        ValueError if it can't be told whose it is and its own key is bad.
+        """
         own = found.prompt_cache_key
         who = find(flow.request.headers, found.metadata, found.user, own)
         if who:
@@ -264,13 +272,14 @@ class PromptCacheKey:
                 self.bridge.add(
                     flow, who.id, who.agent, lambda: flow.request.get_content(strict=False) or b""
                 )
-            return who
-        if self.options.bridge and (cause := self.bridge.find(content)):
-            return Session(*cause, "bridge")
+            return who, None
+        if self.options.bridge and (caused := self.bridge.find(content)):
+            cause, session, its_agent = caused
+            return Session(session, its_agent, "bridge"), self.exchanges.get(cause)
         if is_raw_user_id(own):
             raise ValueError("it shows no session, and its own key is a user id, a bad key")
         log(logging.DEBUG, "no key: the request shows no session", flow.client_conn.peername)
-        return None
+        return None, None
 
     async def _put_when(
         self,
@@ -320,11 +329,12 @@ class PromptCacheKey:
         who = pairs(key=exchange.key, session=session, model=model)
         got = pairs(input=usage.input, cached=usage.cached, hit=f"{usage.hit:.0f}%")
         log(logging.INFO, f"usage {who} {got}", flow.client_conn.peername)
+        exchange.replace_cause()
         total = exchange.total
         if usage.input >= LARGE and total.session.large < SUSPICIOUS:
             content = flow.request.get_content(strict=False) or b""
             total.see_attribution(body.attribution(content))
-        if total.add(usage.input, usage.cached):
+        if not exchange.is_replaced and total.add(usage.input, usage.cached):
             log(
                 logging.WARNING,
                 f"{total.session.large} large prompts and no cached token in "

@@ -79,6 +79,11 @@ class Entry(NamedTuple):
         self.session.large += input_ >= LARGE
         return input_ >= LARGE and self.session.large == SUSPICIOUS and not self.session.cached
 
+    def withdraw(self) -> None:
+        """Count the request no more."""
+        for total in self:
+            total.requests -= 1
+
     def likely_causes(self) -> str:
         """Return why nothing may have been cached, the likeliest first."""
         causes = ["the upstream reports no cached tokens", "another addon rewrites bodies"]
@@ -122,10 +127,11 @@ class Totals:
         return entry
 
     def rows(self) -> Iterator[tuple[str, str, str, Row]]:
-        """Yield session, agent, model and their row."""
+        """Yield session, agent, model and their row, but for rows that no request counts in."""
         for session, total in self.sessions.items():
             for (agent, model), row in total.rows.items():
-                yield session, agent, model, row
+                if row.requests:
+                    yield session, agent, model, row
 
     def summary(self) -> Iterator[str]:
         """Yield a line for each of the sessions with the most prompt tokens, and one for all."""
