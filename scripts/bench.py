@@ -52,6 +52,7 @@ BOTH = "claude-haiku-5", MODEL
 TIMEOUT = 30.0  # seconds until an answer is lost
 END = b"0\r\n\r\n"
 
+EMPTY = "requestheaders = request = responseheaders = response = lambda flow: None"
 NAIVE = f"""
 import json
 def request(flow):
@@ -312,7 +313,12 @@ def bench_edit(plan: Plan) -> None:
     with mock.patch.dict(sys.modules, {"msgspec": None}):
         spec.loader.exec_module(json_only)
     head(
-        "the edit alone", "one copy", "this addon", "this, json only", "loads, copy", "loads, dumps"
+        "the edit alone",
+        "one copy",
+        "this addon",
+        "this, json only",
+        "json loads, one copy",
+        "json loads, dumps",
     )
     for size in plan.edited:
         contents = [conversation(size, seed) for seed in range(4)]
@@ -331,15 +337,17 @@ def bench_edit(plan: Plan) -> None:
 
 
 def bench_proxies(plan: Plan) -> None:
-    """Compare mitmdumps without an addon, with a naive one, and with this one."""
+    """Compare mitmdumps without an addon, with an empty and a naive one, and with this one."""
     with ExitStack() as stack:
         upstream = stack.enter_context(running_upstream())
-        naive = Path(stack.enter_context(tempfile.TemporaryDirectory()), "naive.py")
-        naive.write_text(NAIVE)
-        scripts = [[], ["-s", str(naive)], ["-s", ADDON]]
-        ports = [stack.enter_context(mitmdump(upstream, *script))[0] for script in scripts]
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "empty.py").write_text(EMPTY)
+        (folder / "naive.py").write_text(NAIVE)
+        addons = f"{folder}/empty.py", f"{folder}/naive.py", ADDON
+        ports = [stack.enter_context(mitmdump(upstream))[0]]
+        ports += [stack.enter_context(mitmdump(upstream, "-s", addon))[0] for addon in addons]
 
-        names = "no addon", "a naive addon", "this addon"
+        names = "no addon", "an empty addon", "a naive addon", "this addon"
         head("one proxied request", *names)
         for size, query in [*((size, "") for size in plan.proxied), (plan.proxied[0], "events=10")]:
             requests = [post(conversation(size, n), n, query) for n in range(4)]
@@ -352,7 +360,7 @@ def bench_proxies(plan: Plan) -> None:
         row(f"  {plan.proxied[0] / 1000:,.0f} kB, {plan.connections} connections", *rates)
         head("first event of a stream", "direct", "no addon", "this addon")
         for pause in plan.pauses:
-            times = first_event(plan, pause, upstream, *ports[::2])
+            times = first_event(plan, pause, upstream, ports[0], ports[-1])
             row(f"  of ten, {pause:g} s apart", *(f"{each * 1e3:,.1f} ms" for each in times))
 
 
