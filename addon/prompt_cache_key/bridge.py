@@ -68,7 +68,6 @@ class Prompt(NamedTuple):
 
 @dataclass(eq=False)
 class _Waiting:
-    request: Any
     session: str
     agent: str | None
     read_body: Callable[[], bytes]
@@ -89,7 +88,7 @@ class Bridge:
         self, request: Hashable, session: str, agent: str | None, read_body: Callable[[], bytes]
     ) -> None:
         """Remember a request that is in flight; its body is read if a call needs it."""
-        self._waiting[request] = _Waiting(request, session, agent, read_body)
+        self._waiting[request] = _Waiting(session, agent, read_body)
         if len(self._waiting) > MAX_WAITING:
             self._waiting.popitem(last=False)
 
@@ -107,17 +106,18 @@ class Bridge:
             return None
         call = read(body)
         causes = []
-        for each in self._waiting.values():
+        for request, each in self._waiting.items():
             difference = _difference(each.prompt, call)
             if difference is not None:
-                causes.append((difference, each))
+                causes.append((difference, each.calls, request))
             if difference == each.calls == 0:
                 break  # none is nearer, and each body that need not be read is a millisecond
         if not causes:
             return None
-        _, cause = min(causes, key=lambda found: (found[0], found[1].calls))
+        *_, request = min(causes, key=lambda cause: cause[:2])
+        cause = self._waiting[request]
         cause.calls += 1
-        return cause.request, cause.session, cause.agent
+        return request, cause.session, cause.agent
 
 
 def read(body: bytes, max_said: int = sys.maxsize) -> Prompt:
