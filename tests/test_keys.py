@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from prompt_cache_key.keys import Keys, Mapping, Name, derived_key, random_key
+from prompt_cache_key.keys import Keys, Mapping, Name, derived_key, name_of, random_key
 
 A, B, C = ("m", "a"), ("m", "b"), ("m", "c")
 
@@ -19,7 +19,14 @@ def numbered() -> Keys:
     return Keys(ttl=10, make=lambda _: next(numbers))
 
 
-# --- how keys are made --------------------------------------------------------------------------
+# --- what keys are kept by, and how they are made -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scope", "name"), [("session", ("m", "s")), ("agent", ("m", "s", "main"))]
+)
+def test_name(scope: str, name: Name) -> None:
+    assert name_of(scope, "m", "s", "main") == name
 
 
 def test_random_keys_are_uuid4() -> None:

@@ -22,7 +22,7 @@ from . import body
 from .bridge import Bridge
 from .exchange import Exchange, Speaker
 from .explain import RECENT, explain, find_break
-from .keys import Keys, Name, derived_key, random_key
+from .keys import Keys, Name, derived_key, name_of, random_key
 from .log import LOGGER, log, pairs, text
 from .options import PREFIX, Options, seconds, without
 from .redis_store import RedisStore, shown
@@ -294,11 +294,9 @@ class PromptCacheKey:
 
     def _name(self, who: Session, model: str) -> Name:
         """Return what the key is kept by; ValueError if that needs an agent that is malformed."""
-        if self.options.scope != "agent":
-            return (model, who.id)
-        if not who.agent:
+        if self.options.scope == "agent" and not who.agent:
             raise ValueError(f"its header {AGENT_HEADER} is malformed")
-        return (model, who.id, who.agent)
+        return name_of(self.options.scope, model, who.id, who.agent or "")
 
     def _keyed(self, flow: http.HTTPFlow, who: Session, model: str, key: str, state: str) -> None:
         """Tell of a request that has its key now."""

@@ -10,6 +10,11 @@ Name = tuple[str, ...]
 """(model, session), or (model, session, agent) where each agent has a key of its own."""
 
 
+def name_of(scope: str, model: str, session: str, agent: str) -> Name:
+    """Return what a key is kept by; with scope `agent` each agent of a session has its own."""
+    return (model, session, agent) if scope == "agent" else (model, session)
+
+
 def random_key(_name: Name) -> str:
     """Return a random UUIDv4."""
     return str(uuid.uuid4())

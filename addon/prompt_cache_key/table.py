@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from .keys import Keys
+from .keys import Keys, name_of
 from .totals import Totals
 
 COLUMNS = [
@@ -27,7 +27,7 @@ def table(totals: Totals, keys: Keys, scope: str, now: float) -> list[list[str]]
     """
     rows = [COLUMNS]
     for session, agent, model, row in totals.rows():
-        mapping = keys.peek((model, session, agent)[: 3 if scope == "agent" else 2], now)
+        mapping = keys.peek(name_of(scope, model, session, agent), now)
         times = (now - mapping.made, keys.remaining(mapping, now)) if mapping else ()
         spans = [str(timedelta(seconds=int(time))) for time in times] or ["-", "-"]
         numbers = [str(row.requests), str(row.input), str(row.cached), f"{row.hit:.0f}"]
