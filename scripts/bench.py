@@ -25,7 +25,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -37,7 +36,6 @@ from mitmproxy import version
 from prompt_cache_key import body
 from prompt_cache_key.bridge import Bridge
 from prompt_cache_key.keys import Keys, Name
-from prompt_cache_key.options import Options
 from prompt_cache_key.totals import Totals
 
 T = TypeVar("T")
@@ -548,9 +546,8 @@ class Store:
 
 
 def has_store() -> bool:
-    """Whether a Redis server, its client and the addon's option for it are there."""
-    is_option = any(option.name == "store" for option in fields(Options))
-    return bool(is_option and shutil.which("redis-server") and importlib.util.find_spec("redis"))
+    """Whether a Redis server and its client are there."""
+    return bool(shutil.which("redis-server") and importlib.util.find_spec("redis"))
 
 
 def soak(seconds: float, sessions: int) -> bool:
