@@ -38,6 +38,13 @@ TIMEOUT = 30.0
 Headers = Sequence[tuple[str, str]]
 
 
+def free_port(host: str = LOOPBACK) -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server((host, 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
 def records(name: str) -> list[Any]:
     """Return the recorded traffic of tests/data/<name>.jsonl."""
     with (ROOT / "tests" / "data" / f"{name}.jsonl").open(encoding="utf-8") as lines:

@@ -19,7 +19,17 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
-from harness import LOOPBACK, MESSAGES, Client, Proxy, Reply, Upstream, header, request_body
+from harness import (
+    LOOPBACK,
+    MESSAGES,
+    Client,
+    Proxy,
+    Reply,
+    Upstream,
+    free_port,
+    header,
+    request_body,
+)
 from prompt_cache_key.keys import derived_key
 from prompt_cache_key.redis_store import stored_name
 
@@ -32,12 +42,6 @@ MODEL = json.loads(request_body(""))["model"]
 KEYED = r"INFO \[prompt-cache\] key="
 LOST = r"WARN \[prompt-cache\] prompt_cache_store redis://\S+ is lost, "
 BACK = r"INFO \[prompt-cache\] prompt_cache_store redis://\S+ is back$"
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -135,7 +139,7 @@ def test_derived_keys_are_the_same_on_each_proxy_and_after_a_restart(tmp_path: P
             mode = f"reverse:{upstream.url}@{address}"
             return Proxy(args=["--mode", mode], prompt_cache_keys="derived")
 
-        addresses = [f"{HOST}:{free_port()}" for _ in NAMES]
+        addresses = [f"{HOST}:{free_port(HOST)}" for _ in NAMES]
         proxies = [start(address) for address in addresses]
         run(stack, *proxies)
         port = stack.enter_context(haproxy(tmp_path, *addresses, retries=3))
@@ -152,7 +156,7 @@ class Redis:
     """A redis-server that always has the same port, and no memory after a start."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+        self.port = free_port(HOST)
         options = ["--port", str(self.port), "--bind", HOST, "--save", "", "--dir", str(folder)]
         self._command = ["redis-server", *options]
         self.start()

@@ -23,6 +23,7 @@ from prompt_cache_key.table import COLUMNS
 SESSION = "3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"
 HEADER = {"X-Claude-Code-Session-Id": SESSION}
 BODY = b'{"model":"gpt-5.4","messages":[]}'
+QUESTION = b'{"model":"gpt","messages":[{"role":"user","content":"why is the sky blue?"}]}'
 RAW = f"user_{'a' * 64}_account__session_{SESSION}"
 
 
@@ -407,25 +408,23 @@ def test_streamed_request_that_is_left_alone(
 
 
 def test_bridge(setup: Setup, lines: Lines) -> None:
-    content = b'{"model":"gpt","messages":[{"role":"user","content":"why is the sky blue?"}]}'
     setup.context.configure(setup.addon, prompt_cache_scope="agent")
-    front = setup.send(content, HEADER | {"x-claude-code-agent-id": "a1"})
+    front = setup.send(QUESTION, HEADER | {"x-claude-code-agent-id": "a1"})
     lines()
-    call = setup.send(content, {})
+    call = setup.send(QUESTION, {})
     assert key(call) == key(front)
     assert lines()[0].endswith("state=reused source=bridge")
-    assert key(setup.send(content.replace(b"sky", b"sea"), {})) is None
+    assert key(setup.send(QUESTION.replace(b"sky", b"sea"), {})) is None
     setup.context.configure(setup.addon, prompt_cache_bridge=False)
-    assert key(setup.send(content, {})) is None
+    assert key(setup.send(QUESTION, {})) is None
     setup.context.configure(setup.addon, prompt_cache_bridge=True)
     setup.answer(front)
-    assert key(setup.send(content, {})) is None
+    assert key(setup.send(QUESTION, {})) is None
 
 
 def test_calls_count_in_place_of_the_request_that_caused_them(setup: Setup, lines: Lines) -> None:
-    content = b'{"model":"gpt","messages":[{"role":"user","content":"why is the sky blue?"}]}'
-    front = setup.send(content)
-    overloaded, *calls = (setup.send(content, {}) for _ in range(3))
+    front = setup.send(QUESTION)
+    overloaded, *calls = (setup.send(QUESTION, {}) for _ in range(3))
     setup.answer(overloaded, status=503)
     for flow in (*calls, front):
         setup.answer(flow, usage(2048, 1920))
@@ -437,11 +436,10 @@ def test_calls_count_in_place_of_the_request_that_caused_them(setup: Setup, line
 def test_the_attribution_block_is_seen_in_what_the_translator_got(
     setup: Setup, lines: Lines
 ) -> None:
-    said = b'{"model":"gpt","messages":[{"role":"user","content":"why is the sky blue?"}]'
     for number in range(5):
         block = b',"system":[{"type":"text","text":"x-anthropic-billing-header: cch=%d;"}]' % number
-        front = setup.send(said + block + b"}")
-        for flow in (setup.send(said + b"}", {}), front):
+        front = setup.send(QUESTION[:-1] + block + b"}")
+        for flow in (setup.send(QUESTION, {}), front):
             setup.answer(flow, usage(2048, 0))
     (warning,) = (line for line in lines() if line.startswith("WARNING"))
     assert "5 large prompts" in warning
@@ -449,9 +447,8 @@ def test_the_attribution_block_is_seen_in_what_the_translator_got(
 
 
 def test_a_call_without_usage_leaves_it_to_the_request(setup: Setup, lines: Lines) -> None:
-    content = b'{"model":"gpt","messages":[{"role":"user","content":"why is the sky blue?"}]}'
-    front = setup.send(content)
-    setup.answer(setup.send(content, {}))
+    front = setup.send(QUESTION)
+    setup.answer(setup.send(QUESTION, {}))
     setup.answer(front, usage(2048, 1920))
     lines()
     setup.addon.done()

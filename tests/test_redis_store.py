@@ -4,7 +4,6 @@ import asyncio
 import functools
 import logging
 import re
-import socket
 import socketserver
 import ssl
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any, Self
 
 import pytest
 import redis
-from harness import LOOPBACK, TIMEOUT, _tls_context
+from harness import LOOPBACK, TIMEOUT, _tls_context, free_port
 from mitmproxy.utils.asyncio_utils import set_eager_task_factory
 from prompt_cache_key import redis_store
 from prompt_cache_key.keys import Keys
@@ -159,8 +158,7 @@ def _resp(reply: bytes | str | float | list[bytes] | Exception | None) -> bytes:
 
 
 def real_server(folder: Path) -> Iterator[int]:
-    with socket.create_server((LOOPBACK, 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     options = ["--port", str(port), "--bind", LOOPBACK, "--save", "", "--dir", str(folder)]
     with subprocess.Popen(["redis-server", *options], stdout=subprocess.PIPE) as process:
         assert process.stdout
@@ -226,6 +224,11 @@ class Line:
     def cut(self) -> None:
         for writer in self._writers:
             writer.close()
+
+    def forget(self) -> None:
+        """Empty `asked`."""
+        while not self.asked.empty():
+            self.asked.get_nowait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -415,8 +418,7 @@ async def test_a_request_is_one_round_trip_and_a_hundred_share_a_few(
 ) -> None:
     async with Line(port) as line, using(line.url) as store:
         await key(store)
-        while not line.asked.empty():
-            line.asked.get_nowait()
+        line.forget()
         await key(store)
         assert line.asked.qsize() == 1
         await asyncio.gather(*(key(store, 0, ("m", str(i))) for i in range(100)))
@@ -614,8 +616,7 @@ async def test_credentials_are_not_logged(log: Log, refusal: bytes) -> None:
 
 @in_loop
 async def test_a_server_that_refuses_connections_is_lost(log: Log) -> None:
-    with socket.create_server((LOOPBACK, 0)) as free:
-        url = f"redis://{LOOPBACK}:{free.getsockname()[1]}"
+    url = f"redis://{LOOPBACK}:{free_port()}"
     async with using(url) as store:
         first, new = await store.get(NAME, 0)
         assert new
@@ -737,8 +738,7 @@ async def test_an_exchange_that_never_ends_is_given_up(
 async def test_a_cancelled_request_does_no_harm_to_the_others(port: int, server: Any) -> None:
     async with Line(port) as line, using(line.url) as store:
         await key(store, name=OTHER)
-        while not line.asked.empty():
-            line.asked.get_nowait()
+        line.forget()
         line.open.clear()
         cancelled = asyncio.create_task(store.get(NAME, 0))
         await line.asked.get()
@@ -762,8 +762,7 @@ async def test_a_loop_that_is_behind_is_no_fault_of_the_server(
 ) -> None:
     async with Line(port) as line, using(line.url) as store:
         await key(store, name=OTHER)
-        while not line.asked.empty():
-            line.asked.get_nowait()
+        line.forget()
         line.open.clear()
         store.timeout = 1
         task = asyncio.create_task(key(store))

@@ -19,7 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness import LOOPBACK, TIMEOUT, Proxy, Reply, Request, Upstream, run_claude_code
+from harness import LOOPBACK, TIMEOUT, Proxy, Reply, Request, Upstream, free_port, run_claude_code
 
 pytestmark = pytest.mark.client
 
@@ -84,12 +84,6 @@ def answer(request: Request) -> Reply:
 
 
 # --- the programs before it ---------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager
