@@ -33,10 +33,10 @@ from typing import NamedTuple, TypeVar
 from unittest import mock
 
 from mitmproxy import version
-from prompt_cache_key import body
-from prompt_cache_key.bridge import Bridge
-from prompt_cache_key.keys import Keys, Name
-from prompt_cache_key.totals import Totals
+from prompt_cache_key.judge.totals import Totals
+from prompt_cache_key.request import body
+from prompt_cache_key.request.bridge import Bridge
+from prompt_cache_key.request.keys import Keys, Name
 
 T = TypeVar("T")
 
@@ -304,7 +304,7 @@ def machine() -> str:
 
 def bench_edit(plan: Plan) -> None:
     """Compare the edit alone with what it does at least, and with what is simple."""
-    spec = importlib.util.find_spec("prompt_cache_key.body")
+    spec = importlib.util.find_spec("prompt_cache_key.request.body")
     assert spec  # noqa: S101
     assert spec.loader  # noqa: S101
     json_only = importlib.util.module_from_spec(spec)

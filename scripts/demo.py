@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import report
+from prompt_cache_key.show import report
 from upstream import Totals, Upstream
 
 ROOT = Path(__file__).resolve().parent.parent

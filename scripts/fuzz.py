@@ -23,10 +23,10 @@ except ImportError:
 
 with atheris.instrument_imports(["prompt_cache_key"]) if atheris else nullcontext():
     from prompt_cache_key import body, session
-    from prompt_cache_key.bridge import Bridge
-    from prompt_cache_key.prefix import compare
-    from prompt_cache_key.stream import MEMBER_SIZE, RequestKey
-    from prompt_cache_key.usage import Usage, UsageReader
+    from prompt_cache_key.judge.prefix import compare
+    from prompt_cache_key.request.bridge import Bridge
+    from prompt_cache_key.request.stream import MEMBER_SIZE, RequestKey
+    from prompt_cache_key.response.usage import Usage, UsageReader
 
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
 KEY = "00000000-0000-4000-8000-000000000000"

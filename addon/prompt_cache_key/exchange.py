@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .log import text
-from .stream import ResponseTap
-from .totals import Entry
-from .usage import Usage, UsageReader
+from prompt_cache_key.judge.totals import Entry
+from prompt_cache_key.log import text
+from prompt_cache_key.request.stream import ResponseTap
+from prompt_cache_key.response.usage import Usage, UsageReader
 
 
 class Speaker(NamedTuple):

@@ -18,19 +18,26 @@ from mitmproxy.addonmanager import Loader, traverse
 from mitmproxy.flow import Flow
 from mitmproxy.utils import human
 
-from . import body
-from .bridge import Bridge
-from .exchange import Exchange, Speaker
-from .explain import RECENT, explain, find_break
-from .keys import Keys, Name, derived_key, name_of, random_key
-from .log import LOGGER, log, pairs, text
-from .options import PREFIX, Options, seconds, without
-from .redis_store import RedisStore, shown
-from .session import AGENT_HEADER, Session, agent, find, from_header, is_raw_user_id
-from .stream import MEMBER_SIZE, RequestKey, ResponseTap
-from .table import table
-from .totals import LARGE, SUSPICIOUS, Totals
-from .usage import Usage, UsageReader
+from prompt_cache_key.exchange import Exchange, Speaker
+from prompt_cache_key.judge.explain import RECENT, explain, find_break
+from prompt_cache_key.judge.totals import LARGE, SUSPICIOUS, Totals
+from prompt_cache_key.log import LOGGER, log, pairs, text
+from prompt_cache_key.options import PREFIX, Options, seconds, without
+from prompt_cache_key.request import body
+from prompt_cache_key.request.bridge import Bridge
+from prompt_cache_key.request.keys import Keys, Name, derived_key, name_of, random_key
+from prompt_cache_key.request.redis_store import RedisStore, shown
+from prompt_cache_key.request.speaker import (
+    AGENT_HEADER,
+    Session,
+    agent,
+    find,
+    from_header,
+    is_raw_user_id,
+)
+from prompt_cache_key.request.stream import MEMBER_SIZE, RequestKey, ResponseTap
+from prompt_cache_key.response.usage import Usage, UsageReader
+from prompt_cache_key.show.table import table
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""From a request to the key in it: what it says, who speaks, what its upstream wants."""

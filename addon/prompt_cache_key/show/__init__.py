@@ -1,0 +1,1 @@
+"""What a person sees: table, page, report and view."""
