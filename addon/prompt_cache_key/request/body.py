@@ -1,52 +1,120 @@
-"""A request body's few fields of interest, and the same bytes with another `prompt_cache_key`.
+"""A request body: what is asked of it, read at a glance where that answers, and a key put in.
 
 A body is a JSON object in UTF-8 (RFC 8259), a byte-order mark allowed. It is never serialised
 anew: a prompt cache works on the exact prompt, so each byte but the key's stays as it was sent.
+
+For every valid JSON object whose member names are written without escapes and only once, a glance
+either does not answer, and the body is read whole, or answers what the whole reading would. What
+is not valid between its braces is the upstream's to judge.
 """
 
 import json
 import re
-from codecs import utf_8_decode
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import cached_property
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public, unlisted by typeshed
 from typing import Any, Final
 
-try:
-    import msgspec
-except ImportError:  # mitmproxy's standalone binaries have no msgspec
-    msgspec = None  # type: ignore[assignment]
-
 NAME: Final = "prompt_cache_key"
 ABSENT: Final = object()
-TOO_DEEP: Final = "the body nests too deep"
 
-_STEP = 16 << 10
+MEMBER_SIZE: Final = len(f'"{NAME}":"{"-" * 36}",')
+"""Bytes that a new key of 36 characters adds to a body that is not empty."""
+
 _MAX_DIGITS = 4300
 
+_OPENING = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\n\r]*\{")
+_EMPTY = re.compile(rb"[ \t\n\r]*\}")
+# Every Claude Code so far has sent the model first, see tests/data/claude_code.jsonl.
+_MODEL = re.compile(rb'[ \t\n\r]*"model"[ \t\n\r]*:[ \t\n\r]*"([^"\\\x00-\x1f]*)"')
+_USER = re.compile(rb'"user"[ \t\n\r]*:')
+
 _SPACE = re.compile(r"[ \t\n\r]*")
-_START = re.compile(r"\ufeff?[ \t\n\r]*\{")
 _NAME = re.compile(r'[ \t\n\r]*"')
-_COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _COLON = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
-_ATTRIBUTION = re.compile(rb'"x-anthropic-billing-header:[^"\\]*')
-_EMPTY = re.compile(rb"\{[ \t\n\r]*\}")
 
 
-@dataclass(slots=True)
-class Fields:
-    """The values of the top-level members of these names; of a repeated name the last one's."""
+class Body:
+    """The body's members that matter here, each looked for when it is asked for.
 
-    model: Any = None
-    metadata: Any = None
-    user: Any = None
-    prompt_cache_key: Any = ABSENT
+    `raw` are the decoded bytes; ValueError if they do not begin and end as a JSON object. Where
+    a member can't be told at a glance and the body can't be read whole, asking raises ValueError.
+    """
+
+    def __init__(self, raw: bytes) -> None:
+        opening = _OPENING.match(raw)
+        if not opening or not raw.rstrip(b" \t\n\r").endswith(b"}"):
+            raise ValueError("the body is not a JSON object")
+        self.raw = raw
+        self._inside = opening.end()
+
+    @cached_property
+    def model(self) -> str:
+        """The model; "" if it is missing or no text."""
+        if first := _MODEL.match(self.raw, self._inside):
+            try:
+                return first[1].decode()
+            except UnicodeDecodeError:
+                pass  # the whole reading says what is wrong
+        model = self.whole.get("model")
+        return model if isinstance(model, str) else ""
+
+    @cached_property
+    def metadata(self) -> Any:
+        """The value of `metadata`; None if it is missing.
+
+        Claude Code sends it behind the messages. What follows a comma is an object's rest exactly
+        if the comma stands at the top level: anywhere deeper a bracket closes too many.
+        """
+        at = self.raw.rfind(b',"metadata":')
+        if at >= 0:
+            try:
+                return _load(b"{" + self.raw[at + 1 :])["metadata"]
+            except ValueError:
+                pass
+        return self.whole.get("metadata") if self.has("metadata") else None
+
+    @cached_property
+    def user(self) -> Any:
+        """The value of `user`; None if it is missing."""
+        return self.whole.get("user") if _USER.search(self.raw) else None
+
+    @cached_property
+    def own_key(self) -> Any:
+        """The value of `prompt_cache_key`, of whatever type; ABSENT if it is missing."""
+        return self.whole.get(NAME, ABSENT) if self.has(NAME) else ABSENT
 
     @property
     def has_key(self) -> bool:
         """Whether the client sent a key of its own; a blank one or null is none."""
-        key = self.prompt_cache_key
+        key = self.own_key
         return bool(key.strip()) if isinstance(key, str) else key not in (ABSENT, None)
+
+    @cached_property
+    def whole(self) -> dict[str, Any]:
+        """All members; of a repeated name the last one's. ValueError if it is no JSON."""
+        return _load(self.raw)
+
+    def has(self, name: str) -> bool:
+        """Whether a member of that name may stand in the body, at any depth."""
+        return f'"{name}"'.encode() in self.raw
+
+    def with_key(self, key: str, **more: Any) -> bytes:
+        """Return the body with the key in it: a first member, or the new value of the client's own.
+
+        `more` are further members to come first, of names that the body does not have.
+        """
+        members = more if self.own_key is not ABSENT else {NAME: key, **more}
+        raw = self.raw
+        if self.own_key is not ABSENT:
+            raw = _replaced(raw.decode(), json.dumps(key)).encode()
+        if not members:
+            return raw
+        new = _encode(members)[1:-1].encode()
+        comma = b"" if _EMPTY.match(raw, self._inside) else b","
+        # One copy of the body, not three: slices of a memoryview are none.
+        view = memoryview(raw)
+        return b"".join((view[: self._inside], new, comma, view[self._inside :]))
 
 
 def _number(digits: str) -> int | float:
@@ -55,133 +123,46 @@ def _number(digits: str) -> int | float:
 
 
 _json = json.JSONDecoder(parse_int=_number)
-_msgspec = msgspec and msgspec.json.Decoder(Fields)
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def read(body: bytes) -> Fields:
-    """Read the fields; ValueError if the body is not a JSON object or nests too deep."""
+def _load(raw: bytes) -> dict[str, Any]:
     try:
-        if _msgspec:
-            try:
-                found = _msgspec.decode(body)
-            except msgspec.DecodeError:
-                pass  # a byte-order mark, a lone surrogate or NaN: refused there, read by json
-            else:
-                _check_utf8(body)
-                return found
-        value = _json.decode(body.decode().removeprefix("\ufeff"))
+        value: dict[str, Any] = _json.decode(raw.decode().removeprefix("\ufeff"))
     except RecursionError:
-        raise ValueError(TOO_DEEP) from None
+        raise ValueError("the body nests too deep") from None
     except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ValueError("the body is not a JSON object")  # noqa: TRY004
-    get = value.get
-    return Fields(get("model"), get("metadata"), get("user"), get(NAME, ABSENT))
-
-
-def _check_utf8(body: bytes) -> None:
-    """Raise UnicodeDecodeError if need be: msgspec skips what it does not keep without a look.
-
-    Step by step, because memory for the text of a large body costs more than the look at it.
-    """
-    at = 0
-    view = memoryview(body)
-    while at < len(body):
-        is_last = at + _STEP >= len(body)
-        at += utf_8_decode(view[at : at + _STEP], "strict", is_last)[1]
-
-
-def with_key(body: bytes, found: Fields, key: str) -> bytes:
-    """Return the body with `key` in it: a first member, or the new value of those that are there.
-
-    `found` is what `read` returned for this body. ValueError if it nests too deep, which is less
-    deep where a key has to be replaced.
-    """
-    if found.prompt_cache_key is not ABSENT:
-        try:
-            return _replaced(body.decode(), json.dumps(key)).encode()
-        except RecursionError:
-            raise ValueError(TOO_DEEP) from None
-    start = body.index(b"{")
-    # One copy of the body, not three: slices of a memoryview are none.
-    view = memoryview(body)
-    empty = _EMPTY.match(body, start)
-    return b"".join((view[: start + 1], member(key, "" if empty else ","), view[start + 1 :]))
-
-
-def member(key: str, comma: str = ",") -> bytes:
-    """Return what is put after an object's opening brace."""
-    return f'"{NAME}":{json.dumps(key)}{comma}'.encode()
-
-
-def attribution(body: bytes) -> bytes:
-    """Return the first text that is an attribution block, from its quote on; b"" if none is."""
-    match = _ATTRIBUTION.search(body)
-    return match[0] if match else b""
-
-
-def without_attribution(body: bytes) -> bytes:
-    """Return the body without the attribution block that leads its `system`, if there is one.
-
-    The body is one that `read` has read. ValueError if it nests too deep.
-    """
-    if not _ATTRIBUTION.search(body):
-        return body
-    text = body.decode()
-    try:
-        for name, start, _ in _members(text):
-            first = _after(_SPACE, text, start + 1)
-            if name == "system" and text[start] == "[" and text[first] != "]":
-                block, end = _json.raw_decode(text, first)
-                if _ATTRIBUTION.match(
-                    json.dumps(block.get("text") if isinstance(block, dict) else None).encode()
-                ):
-                    comma = _COMMA.match(text, end)
-                    return (text[:first] + text[comma.end() if comma else end :]).encode()
-    except RecursionError:
-        raise ValueError(TOO_DEEP) from None
-    return body
-
-
-def model_in(head: bytes) -> str | None:
-    """Return the model if it stands whole in the beginning of an object; None if it does not."""
-    text = head.decode(errors="replace")
-    if not _START.match(text):
-        return None
-    try:
-        for name, start, end in _members(text):
-            if name == "model":
-                value = _json.decode(text[start:end])
-                return value if isinstance(value, str) else None
-    except (ValueError, IndexError, RecursionError):
-        pass  # the beginning ends here
-    return None
+        raise ValueError("the body is not JSON in UTF-8") from None
+    return value
 
 
 def _replaced(text: str, value: str) -> str:
     # Each of several: of a repeated name some parsers take the first and some the last.
     parts, at = [], 0
-    for name, start, end in _members(text):
+    for name, start, end in members(text):
         if name == NAME:
             parts += [text[at:start], value]
             at = end
     return "".join([*parts, text[at:]])
 
 
-def _members(text: str) -> Iterator[tuple[str, int, int]]:
+def members(text: str, at: int = 0) -> Iterator[tuple[str, int, int]]:
     """Yield the name of each of an object's own members, and where its value starts and ends.
 
-    ValueError, IndexError or RecursionError where the text is no object, or not a whole one.
+    The object begins at the first brace from `at` on. ValueError where the text is no valid one,
+    or nests too deep.
     """
-    end = text.index("{")
+    end = text.index("{", at)
     while text[end] != "}":
-        name, at = scanstring(text, _after(_NAME, text, end + 1))
-        start = _after(_COLON, text, at)
-        _, end = _json.raw_decode(text, start)
+        try:
+            name, at = scanstring(text, _after(_NAME, text, end + 1))
+            start = _after(_COLON, text, at)
+            _, end = _json.raw_decode(text, start)
+        except RecursionError:
+            raise ValueError("the body nests too deep") from None
         yield name, start, end
         end = _after(_SPACE, text, end)
-        if text[end] not in ",}":
+        if text[end : end + 1] not in (",", "}"):
             raise ValueError(f"comma or brace expected at {end}")
 
 

@@ -1,17 +1,22 @@
-"""Who is speaking: the Claude Code session and agent that a request shows."""
+"""Who is speaking: the Claude Code session, agent and user that a request shows."""
 
 import json
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+from prompt_cache_key.request.body import Body
+
 SESSION_HEADER = "x-claude-code-session-id"
 AGENT_HEADER = "x-claude-code-agent-id"
 MAIN = "main"
+UNKNOWN = "unknown"
+"""The agent whose header is malformed."""
 MAX_LENGTH = 256
 
 # Claude Code 1.0 to 2.1.77 sends user_<64 hex>_account_<uuid or nothing>_session_<uuid>.
 _SESSION = re.compile(r"_session_([a-f0-9-]+)\Z")
+_USER = re.compile(r"user_([a-f0-9]*)_account_([a-f0-9-]*)_session_[a-f0-9-]+\Z")
 
 # A user id, whole or cut: LiteLLM 1.99 to 1.101 sends its first 64 characters as the key,
 # claude-code-router 3.1 all of it.
@@ -24,63 +29,79 @@ class Headers(Protocol):
     def get_all(self, name: str, /) -> Sequence[str]: ...  # noqa: D102
 
 
-class Session(NamedTuple):
-    """A session's id, its agent (`main`, a subagent's id, None if malformed), where the id was."""
+class Speaker(NamedTuple):
+    """A session's id, its agent (`main`, a subagent's id, `unknown`), and where the id was."""
 
-    id: str
-    agent: str | None
+    session: str
+    agent: str
     source: str
 
 
-def find(headers: Headers, metadata: Any, user: Any, key: Any) -> Session | None:
-    """Find the session in a request's headers and body fields; the first source that has it wins.
+def find(headers: Headers, body: Body) -> Speaker | None:
+    """Find who speaks in a request; the first source that shows a session wins.
 
-    `metadata`, `user` and `key` are the values of the body's members `metadata`, `user` and
-    `prompt_cache_key`, of whatever type. None means that no session is shown.
+    None means that none does. ValueError where the body has to be read for it and can't be.
     """
-    if session := from_header(headers):
-        return Session(session, agent(headers), "header")
-    user_id = metadata.get("user_id") if isinstance(metadata, dict) else None
-    raw_key = key if is_raw_user_id(key) else None
-    for source, value in (("metadata", user_id), ("user", user), ("key", raw_key)):
-        if session := from_user_id(value):
-            return Session(session, agent(headers), source)
+    if session := _checked(_first(headers, SESSION_HEADER), ascii_only=True):
+        return Speaker(session, _agent(headers), "header")
+    if session := _session_in(user_id(body)):
+        return Speaker(session, _agent(headers), "metadata")
+    if session := _session_in(body.user):
+        return Speaker(session, _agent(headers), "user")
+    if is_raw_user_id(body.own_key) and (session := _session_in(body.own_key)):
+        return Speaker(session, _agent(headers), "key")
     return None
 
 
-def from_header(headers: Headers) -> str:
-    """Return the first session header that is not blank, trimmed; "" if malformed or missing."""
-    return _checked(_first(headers, SESSION_HEADER), ascii_only=True)
+def find_user(body: Body) -> tuple[str, str] | None:
+    """Return account and device in the user id that a request shows; None if it shows neither."""
+    for value in (user_id(body), body.user, body.own_key):
+        match = _USER.match(value) if isinstance(value, str) else None
+        parts = _object(value)
+        both = (
+            (match[2], match[1]) if match else (parts.get("account_uuid"), parts.get("device_id"))
+        )
+        account, device = (part.strip() if isinstance(part, str) else "" for part in both)
+        if max(len(account), len(device)) <= MAX_LENGTH and (account or device):
+            return account, device
+    return None
 
 
-def from_user_id(value: Any) -> str:
-    """Return the session id in a user id in any form that Claude Code has sent; "" if none.
-
-    The forms: text that ends in `_session_<hex and dashes>`, JSON text of an object with a
-    `session_id`, or such an object itself.
-    """
-    if isinstance(value, str):
-        if match := _SESSION.search(value):
-            return _checked(match[1])
-        if not value.startswith("{"):
-            return ""
-        try:
-            value = json.loads(value, parse_int=float)  # int() refuses over 4300 digits
-        except (ValueError, RecursionError):
-            return ""
-    session = value.get("session_id") if isinstance(value, dict) else None
-    return _checked(session.strip()) if isinstance(session, str) else ""
-
-
-def agent(headers: Headers) -> str | None:
-    """Return the id of the subagent that speaks, `main` if none does, None if it is malformed."""
-    value = _first(headers, AGENT_HEADER)
-    return (_checked(value, ascii_only=True) or None) if value else MAIN
+def user_id(body: Body) -> Any:
+    """Return `metadata.user_id`, of whatever type; None if it is missing."""
+    return body.metadata.get("user_id") if isinstance(body.metadata, dict) else None
 
 
 def is_raw_user_id(key: Any) -> bool:
     """Whether a `prompt_cache_key` is a whole or cut user id: one per machine, so a bad key."""
     return isinstance(key, str) and bool(_RAW_USER_ID.match(key))
+
+
+def _session_in(value: Any) -> str:
+    """Return the session id in a user id in any form that Claude Code has sent; "" if none.
+
+    The forms: text that ends in `_session_<hex and dashes>`, JSON text of an object with a
+    `session_id`, or such an object itself.
+    """
+    if isinstance(value, str) and (match := _SESSION.search(value)):
+        return _checked(match[1])
+    session = _object(value).get("session_id")
+    return _checked(session.strip()) if isinstance(session, str) else ""
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Return an object, or the one that a JSON text is; an empty one for all else."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            value = json.loads(value, parse_int=float)  # int() refuses over 4300 digits
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _agent(headers: Headers) -> str:
+    value = _first(headers, AGENT_HEADER)
+    return (_checked(value, ascii_only=True) or UNKNOWN) if value else MAIN
 
 
 def _first(headers: Headers, name: str) -> str:
