@@ -166,6 +166,20 @@ def members(text: str, at: int = 0) -> Iterator[tuple[str, int, int]]:
             raise ValueError(f"comma or brace expected at {end}")
 
 
+def elements(text: str, at: int) -> Iterator[tuple[int, int]]:
+    """Yield where each element of the array that begins at `at` starts and ends; else as above."""
+    end = at
+    while (start := _after(_SPACE, text, end + 1)) < len(text) and text[start] != "]":
+        try:
+            _, end = _json.raw_decode(text, start)
+        except RecursionError:
+            raise ValueError("the body nests too deep") from None
+        yield start, end
+        end = _after(_SPACE, text, end)
+        if text[end : end + 1] != ",":
+            return
+
+
 def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
     if match := pattern.match(text, at):
         return match.end()

@@ -1,18 +1,34 @@
-"""The mappings: one prompt cache key for each (model, session) or (model, session, agent)."""
+"""The mappings: one prompt cache key for each model and whoever shares it."""
 
 import json
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
+
+from prompt_cache_key.request.speaker import UNKNOWN, Speaker
 
 Name = tuple[str, ...]
-"""(model, session), or (model, session, agent) where each agent has a key of its own."""
+"""What a key is kept by: (model, session), (model, session, agent), or (model, "", *user).
+
+A session is never empty, so that none is taken for a user, whatever it is called.
+"""
 
 
-def name_of(scope: str, model: str, session: str, agent: str) -> Name:
-    """Return what a key is kept by; with scope `agent` each agent of a session has its own."""
-    return (model, session, agent) if scope == "agent" else (model, session)
+def name_of(scope: str, model: str, speaker: Speaker, user: tuple[str, ...]) -> Name:
+    """Return what a key is kept by in a scope: `session`, `agent` or `user`.
+
+    `user` is (account, device), or (address,) where neither is known, and matters in that scope
+    alone. ValueError if the scope is `agent` and the agent's header is malformed.
+    """
+    if scope == "user":
+        return (model, "", *user)
+    if scope == "session":
+        return (model, speaker.session)
+    if speaker.agent == UNKNOWN:
+        raise ValueError("its header x-claude-code-agent-id is malformed")
+    return (model, speaker.session, speaker.agent)
 
 
 def random_key(_name: Name) -> str:
@@ -31,6 +47,25 @@ def derived_key(name: Name) -> str:
             uuid.NAMESPACE_URL, "prompt_cache_key:" + json.dumps(name, separators=(",", ":"))
         )
     )
+
+
+class Store(Protocol):
+    """Where keys are kept: `Keys`, or one that several proxies share."""
+
+    async def get(self, name: Name, now: float) -> tuple[str, bool]:
+        """Get the key of a name, or make one; return it, and whether it is new."""
+
+    def get_now(self, name: Name, now: float) -> tuple[str, bool]:
+        """Do so without waiting for anyone."""
+
+    def forget(self, names: list[Name], now: float) -> None:
+        """Let these names get new keys. ValueError if that can't be done for all proxies."""
+
+    def connect(self) -> None:
+        """Begin; needs a running event loop."""
+
+    def close(self) -> None:
+        """End."""
 
 
 @dataclass(slots=True)
@@ -67,8 +102,12 @@ class Keys:
     def __len__(self) -> int:
         return len(self._mappings)
 
-    def get(self, name: Name, now: float) -> tuple[str, bool]:
-        """Get the key of a name, or make one; return it, and whether it is new."""
+    async def get(self, name: Name, now: float) -> tuple[str, bool]:
+        """See `Store`."""
+        return self.get_now(name, now)
+
+    def get_now(self, name: Name, now: float) -> tuple[str, bool]:
+        """See `Store`."""
         if mapping := self.peek(name, now):
             mapping.used = now
             self._mappings.move_to_end(name)
@@ -93,12 +132,20 @@ class Keys:
         """Return how many seconds a mapping has left to live; 0 or less: it has expired."""
         return (mapping.used if self.sliding else mapping.made) + self.ttl - now
 
-    def forget(self, session: str) -> list[Name]:
-        """End all mappings of a session, of any model and agent; return their names."""
-        names = [name for name in self._mappings if name[1] == session]
+    def forget(self, names: list[Name], now: float) -> None:  # noqa: ARG002
+        """See `Store`."""
         for name in names:
-            del self._mappings[name]
-        return names
+            self._mappings.pop(name, None)
+
+    def connect(self) -> None:
+        """See `Store`."""
+
+    def close(self) -> None:
+        """See `Store`."""
+
+    def names(self, session: str) -> list[Name]:
+        """Return the names of a session's mappings, of any model and agent."""
+        return [name for name in self._mappings if name[1] == session]
 
     def clear(self) -> None:
         """End all mappings."""

@@ -120,6 +120,7 @@ class RedisStore:
         self._trial: asyncio.Task[None] | None = None
         self._try_at = 0.0
         self._told = False
+        self._closing: asyncio.Task[None] | None = None
 
     def connect(self) -> None:
         """Connect ahead of the first request, and so tell early of a server that is away."""
@@ -127,23 +128,30 @@ class RedisStore:
 
     async def get(self, name: Name, now: float) -> tuple[str, bool]:
         """Get the key of a name, or make one; return it, and whether it is new."""
-        key, new = self._keys.get(name, now)
+        key, new = self._keys.get_now(name, now)
         mapping, exchange = self._offer(name, now)
         if exchange and not self.lost and not await self._is_in_time(exchange):
             self._lose(f"no answer within {self.timeout * 1000:.0f} ms")
         return mapping.key, new and mapping.key == key
 
-    def offer(self, name: Name, now: float, *, replace: bool = False) -> None:
-        """Offer the key that is known here, or a new one, without waiting for the answer.
+    def get_now(self, name: Name, now: float) -> tuple[str, bool]:
+        """Get the key that is known here, or make one, and offer it; do not wait for the answer."""
+        got = self._keys.get_now(name, now)
+        self._offer(name, now)
+        return got
 
-        With `replace` it takes the place of the server's.
-        """
-        self._keys.get(name, now)
-        self._offer(name, now, replace=replace)
+    def forget(self, names: list[Name], now: float) -> None:
+        """Give these names new keys, for all proxies; ValueError while the server is away."""
+        if self.lost:
+            raise ValueError("the store is lost, and would bring the key back")
+        self._keys.forget(names, now)
+        for name in names:
+            self._keys.get_now(name, now)
+            self._offer(name, now, replace=True)
 
-    def close(self) -> asyncio.Task[None]:
+    def close(self) -> None:
         """End the connection in the background, after what is on its way if that is soon done."""
-        return asyncio.create_task(self._close())
+        self._closing = asyncio.create_task(self._close())
 
     async def _close(self) -> None:
         if self._exchange:

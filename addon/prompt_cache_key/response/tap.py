@@ -1,0 +1,27 @@
+"""A response that passes by in chunks, and is looked at on its way."""
+
+from collections.abc import Callable
+
+
+class ResponseTap:
+    """Passes chunks on unchanged, shows each to `see`, and keeps a copy of up to `limit` bytes."""
+
+    def __init__(self, see: Callable[[bytes], None], limit: float) -> None:
+        self._see = see
+        self._limit = limit
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def __call__(self, chunk: bytes) -> bytes | list[bytes]:
+        """Take a chunk and return it; nothing for an empty one, which would end a chunked body."""
+        self._see(chunk)
+        self._size += len(chunk)
+        self._chunks.append(chunk)
+        if self._size > self._limit:
+            self._chunks.clear()
+        return chunk or []
+
+    @property
+    def content(self) -> bytes | None:
+        """What has passed so far; None if it is too large to be kept."""
+        return None if self._size > self._limit else b"".join(self._chunks)
