@@ -1,48 +1,60 @@
-"""A request that has a key, and what its response brings."""
+"""A request that has a key, and what is known of it until it is answered."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from prompt_cache_key.judge.totals import Entry
+from prompt_cache_key.judge.totals import Count, percent
 from prompt_cache_key.log import text
-from prompt_cache_key.request.stream import ResponseTap
+from prompt_cache_key.request.speaker import Speaker
+from prompt_cache_key.request.upstreams import Upstream
+from prompt_cache_key.response.tap import ResponseTap
 from prompt_cache_key.response.usage import Usage, UsageReader
 
 
-class Speaker(NamedTuple):
-    """Who asks whom: an agent (`main`, a subagent's id, `unknown`) of a session asks a model."""
+class Endpoint(NamedTuple):
+    """What a request goes to: host, path without its query, and model."""
 
-    session: str
-    agent: str
+    host: str
+    path: str
     model: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Exchange:
-    """What is known of a keyed request until it is answered.
+    """A keyed request: who asks what for, with which key, and who looks at the response.
 
-    `usage` and `tap` look at the response, `comment` is the one that was given to the flow. `cause`
-    is the exchange that a translator's call was made for.
+    `begun` is when, in seconds of the addon's clock; `comment` the one that was given to the flow;
+    `read_content` gives the body as it was sent.
     """
 
     speaker: Speaker
+    endpoint: Endpoint
+    upstream: Upstream
     key: str
     state: str
-    total: Entry
+    begun: float
+    count: Count
+    read_content: Callable[[], bytes]
     comment: str = ""
-    usage: UsageReader | None = None
+    reader: UsageReader | None = None
     tap: ResponseTap | None = None
-    cause: "Exchange | None" = None
-    is_replaced: bool = False
 
-    def replace_cause(self) -> None:
-        """Count in place of the cause: both carry the same prompt."""
-        if self.cause and not self.cause.is_replaced:
-            self.cause.is_replaced = True
-            self.cause.total.withdraw()
+    @property
+    def line(self) -> Hashable:
+        """Whose requests continue each other: session, agent, model and where they go."""
+        return self.speaker.session, self.speaker.agent, self.endpoint
 
-    def summary(self, usage: Usage | None = None) -> str:
+    def summary(self, usage: Usage | None = None, lost: str = "") -> str:
         """Return a short line for the screen."""
-        session, agent, model = self.speaker
-        tokens = f" {usage.cached}/{usage.input} {usage.hit:.0f}%" if usage else ""
-        return f"{session[:8]} {text(agent)} {text(model)} key={text(self.key[:8])}{tokens}"
+        words = [self.speaker.session[:8], self.speaker.agent, self.endpoint.model]
+        line = f"{' '.join(map(text, words))} key={text(self.key[:8])}"
+        if usage:
+            cached = "?" if usage.cached is None else usage.cached
+            line += f" {cached}/{usage.input} {percent(usage.hit)}"
+        return f"{line} lost {lost}" if lost else line
+
+
+def thousands(tokens: int) -> str:
+    """Return a number of tokens in short, such as 24.1k."""
+    return f"{tokens / 1000:.1f}k" if tokens >= 1000 else str(tokens)  # noqa: PLR2004

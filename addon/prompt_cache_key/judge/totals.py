@@ -1,130 +1,224 @@
-"""What each session asked for, and how much of it came from the upstream's prompt cache."""
+"""What each session asked for, what it got from the upstream's prompt cache, and what it lost."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final
 
 from prompt_cache_key.log import pairs
+from prompt_cache_key.response.usage import Usage
 
 MAX_LINES = 20
-"""Sessions that a summary names."""
+"""Sessions that a summary names, and causes of lost tokens."""
 
 MAX_ROWS = 100
 """Agents and models of one session that are told apart; the least recently used one goes."""
 
+MAX_CAUSES = 100
+"""Causes that are told apart, as the names of tools are part of some."""
+
 LARGE = 2000
 """Prompt tokens from which an upstream should have cached some: OpenAI begins at 1024."""
 
-SUSPICIOUS = 5
-"""Large prompts of a session without one cached token after which something must be wrong."""
+RECENT = 5
+"""Large prompts of a session by which it is judged."""
+
+NOTHING_CACHED: Final = "nothing cached"
+COLLAPSED: Final = "collapsed"
 
 
 @dataclass(slots=True)
 class Total:
-    """Sums over requests; the tokens are those of the responses that reported their usage."""
+    """Sums over requests; the tokens are those of the responses that reported their usage.
+
+    `measured` are the prompt tokens of those that reported cached tokens too, if only 0.
+    """
 
     requests: int = 0
     input: int = 0
     cached: int = 0
+    measured: int = 0
+    lost: int = 0
 
     @property
-    def hit(self) -> float:
-        """The share of the prompt tokens that was read from the cache, in percent."""
-        return 100 * self.cached / self.input if self.input else 0.0
+    def hit(self) -> float | None:
+        """Percent of the prompt tokens that were read from the cache; None if that is not known."""
+        return 100 * self.cached / self.measured if self.measured else None
 
     def __str__(self) -> str:
-        return pairs(
-            requests=self.requests, input=self.input, cached=self.cached, hit=f"{self.hit:.0f}%"
-        )
+        cached = self.cached if self.measured else "?"
+        return pairs(requests=self.requests, input=self.input, cached=cached, hit=percent(self.hit))
 
 
 @dataclass(slots=True)
 class Row(Total):
-    """One agent's requests to one model, with the key and state of the last one."""
+    """One agent's requests to one model, with what the last one had; `causes` of lost tokens."""
 
     key: str = ""
     state: str = ""
-    attribution: bytes = b""
+    scope: str = ""
+    name: tuple[str, ...] = ()
+    response_id: str = ""
+    causes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class SessionTotal(Total):
-    """One session's requests, `large` of them with large prompts.
+    """One session's requests; `rows` are by agent and model, the least recently used one first.
 
-    `unstable` says that an agent's attribution block has changed from one request to the next;
-    `rows` are by agent and model, the least recently used one first.
+    `recent` are cached and all tokens of its last large prompts.
     """
 
-    large: int = 0
-    unstable: bool = False
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
+    recent: list[tuple[int, int]] = field(default_factory=list)
+    has_hit: bool = False
+    is_told: bool = False
 
+    def main_cause(self) -> str:
+        """Return what lost it most tokens; "" if nothing did."""
+        causes: Counter[str] = Counter()
+        for row in self.rows.values():
+            causes.update(row.causes)
+        return max(causes, key=causes.__getitem__, default="")
 
-class Entry(NamedTuple):
-    """The sums that one request counts in."""
+    def see(self, usage: Usage) -> str:
+        """Look at a response; return NOTHING_CACHED or COLLAPSED when that begins, else "".
 
-    all: Total
-    session: SessionTotal
-    row: Row
-
-    def add(self, input_: int, cached: int) -> bool:
-        """Add what the response reported: all prompt tokens, and those read from the cache.
-
-        Return True once for a session: after so many large prompts without one cached token.
+        Nothing cached: not one token of so many large prompts. Collapsed: under half of the last
+        ones, where it had been over four fifths of three in a row.
         """
-        for total in self:
-            total.input += input_
-            total.cached += cached
-        self.session.large += input_ >= LARGE
-        return input_ >= LARGE and self.session.large == SUSPICIOUS and not self.session.cached
+        if usage.cached is None or usage.input < LARGE:
+            return ""
+        self.recent = [*self.recent[1 - RECENT :], (usage.cached, usage.input)]
+        if _share(self.recent[-3:]) > 0.8 and len(self.recent) > 2:  # noqa: PLR2004
+            self.has_hit = True
+        if len(self.recent) < RECENT:
+            return ""
+        if not self.cached and not self.is_told:
+            self.is_told = True
+            return NOTHING_CACHED
+        if self.has_hit and _share(self.recent) < 0.5:  # noqa: PLR2004
+            self.has_hit = False
+            return COLLAPSED
+        return ""
 
-    def withdraw(self) -> None:
-        """Count the request no more."""
-        for total in self:
-            total.requests -= 1
 
-    def likely_causes(self) -> str:
-        """Return why nothing may have been cached, the likeliest first."""
-        causes = ["the upstream reports no cached tokens", "another addon rewrites bodies"]
-        if self.session.unstable:
-            causes.insert(
-                0,
-                "Claude Code's attribution block changes on each request: set "
-                "CLAUDE_CODE_ATTRIBUTION_HEADER=0 there, or prompt_cache_strip_attribution here",
-            )
-        return "; ".join(causes)
+def _share(recent: list[tuple[int, int]]) -> float:
+    return sum(cached for cached, _ in recent) / sum(input_ for _, input_ in recent)
 
-    def see_attribution(self, block: bytes) -> None:
-        """Compare the attribution block of the request with that of the one before."""
-        if self.row.attribution and block != self.row.attribution:
-            self.session.unstable = True
-        self.row.attribution = block
+
+def percent(share: float | None) -> str:
+    """Return a share in percent as it is logged; `?` if it is not known."""
+    return "?" if share is None else f"{share:.0f}%"
+
+
+class Count:
+    """What one request counts for. A prompt counts once, however many listeners it passes.
+
+    The calls that a translator makes for a request count in its place. The upstream's usage
+    counts; where it reports none the translator's; never both, in any order of arrival.
+    """
+
+    def __init__(self, all_: Total, session: SessionTotal, row: Row) -> None:
+        self.session = session
+        self.row = row
+        self.is_open = True
+        self._totals = (all_, session, row)
+        self._cause: Count | None = None
+        self._calls: list[Count] = []
+        self._counted: tuple[Count, Usage] | None = None
+        self._is_reported = False
+        self._request(1)
+
+    def begin_call(self, call: "Count") -> None:
+        """Let a call count in place of this request, whose answer it is made for."""
+        if not self._calls:
+            self._request(-1)
+        self._calls.append(call)
+        call._cause = self
+        if self._counted:
+            usage = self._counted[1]
+            self._withdraw()
+            self._count(usage)
+
+    def report(self, usage: Usage) -> None:
+        """Count what a response reported, unless the calls for it have reported it."""
+        if self._is_reported:
+            return
+        cause = self._cause
+        while cause:
+            cause._withdraw()
+            cause._is_reported = True
+            cause = cause._cause
+        self._count(usage)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether what it reported counts, and no call for it can still take its place."""
+        return bool(self._counted) and not any(call.is_open for call in self._calls)
+
+    def lose(self, tokens: int, cause: str) -> None:
+        """Count tokens that should have been read from the cache."""
+        for total in self._totals:
+            total.lost += tokens
+        causes = self.row.causes
+        if len(causes) < MAX_CAUSES or cause in causes:
+            causes[cause] = causes.get(cause, 0) + tokens
+
+    def _request(self, sign: int) -> None:
+        for total in self._totals:
+            total.requests += sign
+
+    def _count(self, usage: Usage) -> None:
+        place = self._calls[0] if self._calls else self
+        place._add(usage, 1)
+        self._counted = place, usage
+
+    def _withdraw(self) -> None:
+        if self._counted:
+            place, usage = self._counted
+            place._add(usage, -1)
+            self._counted = None
+
+    def _add(self, usage: Usage, sign: int) -> None:
+        for total in self._totals:
+            total.input += sign * usage.input
+            if usage.cached is not None:
+                total.cached += sign * usage.cached
+                total.measured += sign * usage.input
 
 
 class Totals:
-    """The sums of the last `max_sessions` sessions; `all` is that of every request ever."""
+    """The sums of the last `max_sessions` sessions; `all` is that of every request ever.
+
+    `causes` are requests and tokens lost by cause.
+    """
 
     def __init__(self, max_sessions: int = 10_000) -> None:
         self.max_sessions = max_sessions
         self.all = Total()
         self.sessions: OrderedDict[str, SessionTotal] = OrderedDict()
+        self.causes: dict[str, tuple[int, int]] = {}
 
-    def request(self, session: str, agent: str, model: str, key: str, state: str) -> Entry:
-        """Count a request; return where its usage is to be added."""
+    def begin(self, session: str, agent: str, model: str) -> Count:
+        """Count a request."""
         total = self.sessions.setdefault(session, SessionTotal())
         self.sessions.move_to_end(session)
         row = total.rows.pop((agent, model), None) or Row()
         total.rows[agent, model] = row  # an OrderedDict takes 160 bytes more, for each session
-        row.key, row.state = key, state
-        entry = Entry(self.all, total, row)
-        for each in entry:
-            each.requests += 1
         while len(self.sessions) > self.max_sessions:
             self.sessions.popitem(last=False)
         if len(total.rows) > MAX_ROWS:
             del total.rows[next(iter(total.rows))]
-        return entry
+        return Count(self.all, total, row)
+
+    def lose(self, count: Count, tokens: int, cause: str) -> None:
+        """Count tokens that a request should have read from the cache, and did not."""
+        count.lose(tokens, cause)
+        if cause not in self.causes and len(self.causes) >= MAX_CAUSES:
+            cause = "other causes"
+        requests, lost = self.causes.get(cause, (0, 0))
+        self.causes[cause] = requests + 1, lost + tokens
 
     def rows(self) -> Iterator[tuple[str, str, str, Row]]:
         """Yield session, agent, model and their row, but for rows that no request counts in."""
@@ -134,10 +228,13 @@ class Totals:
                     yield session, agent, model, row
 
     def summary(self) -> Iterator[str]:
-        """Yield a line for each of the sessions with the most prompt tokens, and one for all."""
+        """Yield the lines of the end: the largest sessions, what lost most tokens, and all."""
         most = sorted(self.sessions.items(), key=lambda item: -item[1].input)
         for session, total in most[:MAX_LINES]:
             yield f"{pairs(session=session)} {total}"
         if len(most) > MAX_LINES:
             yield f"… and {len(most) - MAX_LINES} more"
+        worst = sorted(self.causes.items(), key=lambda item: -item[1][1])
+        for cause, (requests, lost) in worst[:MAX_LINES]:
+            yield f"lost {pairs(cause=cause, requests=requests, tokens=lost)}"
         yield f"total {pairs(sessions=len(most))} {self.all}"
