@@ -15,20 +15,12 @@ from uuid import uuid4
 import pytest
 from h2.connection import H2Connection  # type: ignore[import-untyped, unused-ignore]
 from h2.events import StreamEnded  # type: ignore[import-untyped, unused-ignore]
-from harness import (
-    LOOPBACK,
-    MESSAGES,
-    TIMEOUT,
-    Client,
-    Proxy,
-    Reply,
-    Request,
-    Upstream,
-    header,
-    records,
-    request_body,
-    without_key,
-)
+from lib import LOOPBACK, TIMEOUT
+from lib.client import MESSAGES, Client, request_body, without_key
+from lib.messages import Reply, Request, header
+from lib.mitmdump import Mitmdump
+from lib.recordings import records
+from lib.server import Server
 from test_proxy import Http2Client
 
 SESSION_HEADER = "X-Claude-Code-Session-Id"
@@ -86,10 +78,10 @@ class Chain:
     """
 
     def __init__(self, stack: ExitStack) -> None:
-        self.upstream = stack.enter_context(Upstream(self._answer))
-        self.translator = stack.enter_context(Upstream(self._translate))
+        self.upstream = stack.enter_context(Server(self._answer))
+        self.translator = stack.enter_context(Server(self._translate))
         self.proxy = stack.enter_context(
-            Proxy(f"reverse:{self.translator.url}", f"reverse:{self.upstream.url}")
+            Mitmdump(f"reverse:{self.translator.url}", f"reverse:{self.upstream.url}")
         )
         self.front, self.back = self.proxy.ports
         self.before_call: Callable[[Json], object] = id
@@ -286,9 +278,11 @@ def test_retries_and_second_calls(chain: Chain) -> None:
 
 def test_bridge_is_off() -> None:
     with ExitStack() as stack:
-        upstream = stack.enter_context(Upstream())
+        upstream = stack.enter_context(Server())
         proxy = stack.enter_context(
-            Proxy(f"reverse:{upstream.url}", f"reverse:{upstream.url}", prompt_cache_bridge="false")
+            Mitmdump(
+                f"reverse:{upstream.url}", f"reverse:{upstream.url}", prompt_cache_bridge="false"
+            )
         )
         body = claude_request([says("user", "fix bug 1")])
         call = json.dumps(translated(body)).encode()
@@ -317,16 +311,16 @@ class Streaming:
     """A mitmdump that streams every request, between HTTP/1.1 or HTTP/2 on each side."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self.plain = stack.enter_context(Upstream())
-        self.http2 = stack.enter_context(Upstream(alpn=["h2"]))
+        self.plain = stack.enter_context(Server())
+        self.http2 = stack.enter_context(Server(alpn=["h2"]))
         self.to_plain = stack.enter_context(
-            Proxy(f"reverse:{self.plain.url}", stream_large_bodies="1")
+            Mitmdump(f"reverse:{self.plain.url}", stream_large_bodies="1")
         )
         self.to_http2 = stack.enter_context(
-            Proxy(f"reverse:{self.http2.url}", stream_large_bodies="1", ssl_insecure="true")
+            Mitmdump(f"reverse:{self.http2.url}", stream_large_bodies="1", ssl_insecure="true")
         )
 
-    def side(self, versions: str) -> tuple[Upstream, Proxy]:
+    def side(self, versions: str) -> tuple[Server, Mitmdump]:
         if versions == "2 to 2":
             return self.http2, self.to_http2
         return self.plain, self.to_plain
@@ -479,8 +473,8 @@ def test_streamed_body_with_empty_frames(streaming: Streaming, versions: str, bo
 def test_one_warning_for_each_reason(declared: bool) -> None:
     body = large_body(1_000)
     with (
-        Upstream() as upstream,
-        Proxy(f"reverse:{upstream.url}", stream_large_bodies="1") as proxy,
+        Server() as upstream,
+        Mitmdump(f"reverse:{upstream.url}", stream_large_bodies="1") as proxy,
         Client(proxy.port) as client,
     ):
         headers = [(SESSION_HEADER, str(uuid4()))]
@@ -515,9 +509,9 @@ def shown_session(record: Json) -> str | None:
 def test_recorded_requests_of_translators() -> None:
     expected: list[str | None] = []
     keys: dict[str, str] = {}
-    with Upstream() as upstream:
+    with Server() as upstream:
         with (
-            Proxy(f"reverse:{upstream.url}", prompt_cache_headers="session-id") as proxy,
+            Mitmdump(f"reverse:{upstream.url}", prompt_cache_headers="session-id") as proxy,
             Client(proxy.port) as client,
         ):
             for record in RECORDED:

@@ -12,7 +12,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness import ADDON, Proxy, Reply, Request, Upstream, run_claude_code
+from lib import ADDON
+from lib.claude_code import run_claude_code
+from lib.messages import Reply, Request
+from lib.mitmdump import Mitmdump
+from lib.server import Server
 
 pytestmark = pytest.mark.client
 
@@ -91,10 +95,10 @@ def answer(request: Request) -> Reply:
 def test_sessions(tmp_path: Path, mode: str) -> None:
     script = tmp_path / "to_upstream.py"
     sessions = [str(uuid4()), str(uuid4())]
-    with Upstream(answer, alpn=["http/1.1"] if mode == "regular" else []) as upstream:
+    with Server(answer, alpn=["http/1.1"] if mode == "regular" else []) as upstream:
         script.write_text(_TO_UPSTREAM % upstream.port)
         modes = f"reverse:{upstream.url}" if mode == "reverse" else "regular"
-        with Proxy(modes, scripts=[script, ADDON], ssl_insecure="true") as proxy:
+        with Mitmdump(modes, scripts=[script, ADDON], ssl_insecure="true") as proxy:
             # As the addon says: `point Claude Code here: NAME=value … claude`.
             *assignments, command = shlex.split(proxy.find("point Claude Code here: (.*)")[1])
             assert command == "claude"

@@ -19,17 +19,11 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
-from harness import (
-    LOOPBACK,
-    MESSAGES,
-    Client,
-    Proxy,
-    Reply,
-    Upstream,
-    free_port,
-    header,
-    request_body,
-)
+from lib import LOOPBACK, free_port
+from lib.client import MESSAGES, Client, request_body
+from lib.messages import Reply, header
+from lib.mitmdump import Mitmdump
+from lib.server import Server
 from prompt_cache_key.request.keys import derived_key
 from prompt_cache_key.request.redis_store import stored_name
 
@@ -81,9 +75,9 @@ listen fleet
             process.kill()
 
 
-def echo() -> Upstream:
+def echo() -> Server:
     """Return an upstream that answers with the key that it got."""
-    return Upstream(lambda request: Reply(body=json.dumps({"key": request.key}).encode()))
+    return Server(lambda request: Reply(body=json.dumps({"key": request.key}).encode()))
 
 
 def ask(port: int, session: str) -> tuple[str | None, str]:
@@ -113,7 +107,7 @@ def load(threads: int, send: Callable[[int], object]) -> Iterator[None]:
             each.result()
 
 
-def run(stack: ExitStack, *proxies: Proxy) -> None:
+def run(stack: ExitStack, *proxies: Mitmdump) -> None:
     """Wait until all of them listen; the stack ends all, even if one does not come up."""
     for proxy in proxies:
         stack.push(proxy)
@@ -135,9 +129,9 @@ def test_derived_keys_are_the_same_on_each_proxy_and_after_a_restart(tmp_path: P
 
     with echo() as upstream, ExitStack() as stack:
 
-        def start(address: str) -> Proxy:
+        def start(address: str) -> Mitmdump:
             mode = f"reverse:{upstream.url}@{address}"
-            return Proxy(args=["--mode", mode], prompt_cache_keys="derived")
+            return Mitmdump(args=["--mode", mode], prompt_cache_keys="derived")
 
         addresses = [f"{HOST}:{free_port(HOST)}" for _ in NAMES]
         proxies = [start(address) for address in addresses]
@@ -187,7 +181,7 @@ class Fleet(NamedTuple):
     """Two proxies that share a Redis, and the port of the HAProxy before them."""
 
     server: Redis
-    proxies: list[Proxy]
+    proxies: list[Mitmdump]
     port: int
 
     def keys(self, session: str) -> set[str]:
@@ -205,7 +199,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         server = Redis(tmp_path)
         stack.callback(server.kill)
         url = f"redis://{HOST}:{server.port}"
-        proxies = [Proxy(f"reverse:{upstream.url}", prompt_cache_store=url) for _ in NAMES]
+        proxies = [Mitmdump(f"reverse:{upstream.url}", prompt_cache_store=url) for _ in NAMES]
         run(stack, *proxies)
         addresses = [f"{LOOPBACK}:{proxy.port}" for proxy in proxies]
         yield Fleet(server, proxies, stack.enter_context(haproxy(tmp_path, *addresses)))
@@ -270,7 +264,7 @@ def test_an_outage_of_redis_loses_no_request_and_no_key(
     "url", ["redis://:port:x", "redis://:s3cret@localhost:port", "http://:s3cret@localhost:1"]
 )
 def test_a_bad_url_ends_the_start(url: str) -> None:
-    proxy = Proxy(prompt_cache_store=url)
+    proxy = Mitmdump(prompt_cache_store=url)
     assert proxy.wait() == 1
     (line,) = proxy.find_all(r"\[prompt-cache\]", 1)
     assert line.string.count("prompt_cache_store") == 1

@@ -8,7 +8,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from harness import ADDON, ROOT, Proxy, Upstream, post, request_body, without_key
+from lib import ADDON, ROOT
+from lib.client import post, request_body, without_key
+from lib.mitmdump import Mitmdump
+from lib.server import Server
 
 pytestmark = pytest.mark.client
 
@@ -30,8 +33,8 @@ def check_keys(python: Path, scripts: Iterable[Path]) -> None:
     first, second = str(uuid4()), str(uuid4())
     bodies = [request_body(session) for session in (first, second, first)]
     with (
-        Upstream() as upstream,
-        Proxy(f"reverse:{upstream.url}", scripts=scripts, python=python) as proxy,
+        Server() as upstream,
+        Mitmdump(f"reverse:{upstream.url}", scripts=scripts, python=python) as proxy,
     ):
         proxy.find(r"INFO \[prompt-cache\] active: ")
         requests = [post(proxy.port, upstream, body) for body in bodies]

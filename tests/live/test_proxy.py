@@ -16,24 +16,12 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from harness import (
-    ADDON,
-    LOOPBACK,
-    MESSAGES,
-    TIMEOUT,
-    Answer,
-    Client,
-    Headers,
-    Proxy,
-    Reply,
-    Request,
-    Upstream,
-    header,
-    post,
-    records,
-    request_body,
-    without_key,
-)
+from lib import ADDON, LOOPBACK, TIMEOUT
+from lib.client import MESSAGES, Client, post, request_body, without_key
+from lib.messages import Answer, Headers, Reply, Request, header
+from lib.mitmdump import Mitmdump
+from lib.recordings import records
+from lib.server import Server
 from mitmproxy import http
 from mitmproxy.io import FlowReader, FlowWriter
 from mitmproxy.net.encoding import decode, encode
@@ -55,9 +43,9 @@ def server_connect(data):
 class Chain:
     """One mitmdump for most tests, and the servers behind it."""
 
-    proxy: Proxy
-    plain: Upstream
-    http2: Upstream
+    proxy: Mitmdump
+    plain: Server
+    http2: Server
 
     def __post_init__(self) -> None:
         self.plain_port, self.regular_port = self.proxy.ports
@@ -67,12 +55,12 @@ class Chain:
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     with ExitStack() as stack:
-        plain = stack.enter_context(Upstream())
-        http2 = stack.enter_context(Upstream(alpn=["h2"]))
+        plain = stack.enter_context(Server())
+        http2 = stack.enter_context(Server(alpn=["h2"]))
         script = tmp_path_factory.mktemp("script") / "to_upstream.py"
         script.write_text(_TO_UPSTREAM % (plain.port, http2.port))
         proxy = stack.enter_context(
-            Proxy(
+            Mitmdump(
                 f"reverse:{plain.url}",
                 "regular",
                 scripts=[script, ADDON],
@@ -105,7 +93,7 @@ class Http2Context(ssl.SSLContext):
 
 
 class Http2Client:
-    """The same as harness.Client, but over HTTP/2, and maybe through a regular proxy."""
+    """The same as lib.client.Client, but over HTTP/2, and maybe through a regular proxy."""
 
     def __init__(self, host: str, proxy: str | None = None) -> None:
         self._url = f"https://{host}"
@@ -408,11 +396,11 @@ def test_own_key_of_the_client(chain: Chain) -> None:
 
 def test_replay_keeps_the_key(tmp_path: Path) -> None:
     flows = tmp_path / "flows"
-    with Upstream() as upstream:
-        with Proxy(f"reverse:{upstream.url}", args=["-w", str(flows)]) as proxy:
+    with Server() as upstream:
+        with Mitmdump(f"reverse:{upstream.url}", args=["-w", str(flows)]) as proxy:
             first = post(proxy.port, upstream, request_body(str(uuid4())))
         # To overwrite a key is the one option that could touch it.
-        replay = Proxy(args=["--client-replay", str(flows)], prompt_cache_overwrite="true")
+        replay = Mitmdump(args=["--client-replay", str(flows)], prompt_cache_overwrite="true")
         assert replay.wait() == 0
         (again,) = upstream.take()
     assert first.key
@@ -427,7 +415,7 @@ def test_loaded_flows_stay_as_they_are(tmp_path: Path) -> None:
     )
     with saved.open("wb") as file:
         FlowWriter(file).add(flow)
-    assert Proxy(args=["-n", "-r", str(saved), "-w", str(loaded)]).wait() == 0
+    assert Mitmdump(args=["-n", "-r", str(saved), "-w", str(loaded)]).wait() == 0
     with loaded.open("rb") as file:
         (copy,) = FlowReader(file).stream()
     assert isinstance(copy, http.HTTPFlow)
@@ -450,7 +438,7 @@ def test_answered_flow_stays_as_it_is(tmp_path: Path) -> None:
     script = tmp_path / "answers.py"
     script.write_text(_ANSWERS)
     body = request_body(str(uuid4()))
-    with Proxy(scripts=[script, ADDON]) as proxy, Client(proxy.port) as client:
+    with Mitmdump(scripts=[script, ADDON]) as proxy, Client(proxy.port) as client:
         assert client.send("POST", "http://gateway.test/v1/messages", body=body).body == body
 
 
@@ -466,8 +454,8 @@ def test_addon_that_listens_to_log_events(tmp_path: Path) -> None:
     script.write_text(_LISTENS)
     session = str(uuid4())
     with (
-        Upstream() as upstream,
-        Proxy(f"reverse:{upstream.url}", scripts=[ADDON, script]) as proxy,
+        Server() as upstream,
+        Mitmdump(f"reverse:{upstream.url}", scripts=[ADDON, script]) as proxy,
         Client(proxy.port) as client,
     ):
         client.send("POST", "/v1/messages", body=request_body(session))
@@ -477,8 +465,8 @@ def test_addon_that_listens_to_log_events(tmp_path: Path) -> None:
 def test_streamed_request_stays_as_it_is() -> None:
     body = request_body(str(uuid4()))
     with (
-        Upstream() as upstream,
-        Proxy(f"reverse:{upstream.url}", stream_large_bodies="1") as proxy,
+        Server() as upstream,
+        Mitmdump(f"reverse:{upstream.url}", stream_large_bodies="1") as proxy,
     ):
         for _ in range(2):
             assert post(proxy.port, upstream, body).body == body
@@ -501,7 +489,7 @@ def test_streamed_request_stays_as_it_is() -> None:
     ],
 )
 def test_bad_option_ends_the_start(name: str, value: str, reason: str) -> None:
-    proxy = Proxy(args=["--set", f"prompt_cache_{name}={value}"])
+    proxy = Mitmdump(args=["--set", f"prompt_cache_{name}={value}"])
     assert proxy.wait() == 1
     (line,) = proxy.find_all(r"\[prompt-cache\]", 1)
     assert line.string.count(f"prompt_cache_{name}") == 1
@@ -516,8 +504,8 @@ def test_reload(tmp_path: Path) -> None:
     session = str(uuid4())
     given = rf"INFO \[prompt-cache\] key=.* session={session} "
     with (
-        Upstream() as upstream,
-        Proxy(f"reverse:{upstream.url}", scripts=[script], prompt_cache_ttl="2h") as proxy,
+        Server() as upstream,
+        Mitmdump(f"reverse:{upstream.url}", scripts=[script], prompt_cache_ttl="2h") as proxy,
     ):
         proxy.find(active + ".*ttl=2h")
         assert post(proxy.port, upstream, request_body(session)).key

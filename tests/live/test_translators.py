@@ -19,7 +19,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from harness import LOOPBACK, TIMEOUT, Proxy, Reply, Request, Upstream, free_port, run_claude_code
+from lib import LOOPBACK, TIMEOUT, free_port
+from lib.claude_code import run_claude_code
+from lib.messages import Reply, Request
+from lib.mitmdump import Mitmdump
+from lib.server import Server
 
 pytestmark = pytest.mark.client
 
@@ -134,8 +138,8 @@ def test_sessions_behind_claude_code_router(tmp_path: Path) -> None:
     sessions = {str(number): str(uuid4()) for number in range(1, 4)}
     port = free_port()
     with (
-        Upstream(answer) as upstream,
-        Proxy(f"reverse:http://{LOOPBACK}:{port}", f"reverse:{upstream.url}") as proxy,
+        Server(answer) as upstream,
+        Mitmdump(f"reverse:http://{LOOPBACK}:{port}", f"reverse:{upstream.url}") as proxy,
         router(port, proxy.ports[1], tmp_path / "router"),
         ThreadPoolExecutor() as pool,
     ):

@@ -8,7 +8,7 @@ from typing import Any
 
 import bench
 import pytest
-from harness import ROOT
+from lib import ROOT
 
 BENCH = ROOT / "scripts" / "bench.py"
 

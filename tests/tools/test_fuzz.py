@@ -5,9 +5,9 @@ from typing import Any
 
 import fuzz
 import pytest
-from harness import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from lib import ROOT
 from prompt_cache_key.request import body, session
 from prompt_cache_key.request.bridge import Bridge
 from prompt_cache_key.request.stream import RequestKey

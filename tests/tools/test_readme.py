@@ -3,7 +3,7 @@
 import re
 from dataclasses import fields
 
-from harness import ROOT
+from lib import ROOT
 from prompt_cache_key.hooks import PromptCacheKey
 from prompt_cache_key.options import FILTER, PREFIX, Options
 

@@ -1,6 +1,6 @@
 from importlib.util import module_from_spec, spec_from_file_location
 
-from harness import ADDON
+from lib import ADDON
 from mitmproxy.test import taddons
 from prompt_cache_key.hooks import PromptCacheKey
 

@@ -7,9 +7,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from harness import records
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lib.recordings import records
 from prompt_cache_key.request import body as installed
 
 NAME = "prompt_cache_key"

@@ -4,9 +4,9 @@ from functools import partial
 from typing import Any
 
 import pytest
-from harness import records
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lib.recordings import records
 from prompt_cache_key.request import bridge
 from prompt_cache_key.request.bridge import MAX_LINES, MAX_WAITING, Bridge
 

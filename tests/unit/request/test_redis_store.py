@@ -18,7 +18,8 @@ from typing import Any, Self
 
 import pytest
 import redis
-from harness import LOOPBACK, TIMEOUT, _tls_context, free_port
+from lib import LOOPBACK, TIMEOUT, free_port
+from lib.tls import tls_context
 from mitmproxy.utils.asyncio_utils import set_eager_task_factory
 from prompt_cache_key.request import redis_store
 from prompt_cache_key.request.keys import Keys
@@ -811,7 +812,7 @@ async def test_unix_sockets(port: int, server: Any) -> None:
 @in_loop
 async def test_tls(port: int, server: Any, log: Log) -> None:
     line = Line(port)
-    await line.start(_tls_context("http/1.1"))
+    await line.start(tls_context("http/1.1"))
     async with using(f"{line.url}?ssl_cert_reqs=none") as store:
         assert await key(store) == server.get(stored_name(NAME))
     async with using(line.url) as store:

@@ -5,9 +5,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from harness import records
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lib.recordings import records
 from mitmproxy.http import Headers
 from prompt_cache_key.request import speaker as session
 from prompt_cache_key.request.speaker import (

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from harness import ADDON, ROOT, records
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lib import ADDON, ROOT
+from lib.recordings import records
 from mitmproxy import flow, flowfilter, http
 from mitmproxy.io import FlowWriter
 from mitmproxy.test import tflow
