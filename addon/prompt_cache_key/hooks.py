@@ -161,7 +161,8 @@ class PromptCacheKey:
         """Count a request that has its key now, and tell of it."""
         state, speaker = self.state, ask.speaker
         ask.count = state.totals.begin(speaker.session, speaker.agent, ask.endpoint.model)
-        ask.count.row.take(ask.key, ask.state, ask.scope, ask.name)
+        row = ask.count.row
+        row.key, row.state, row.scope, row.name = ask.key, ask.state, ask.scope, ask.name
         if cause and (of_cause := state.exchanges.get(cause)):
             of_cause.count.begin_call(ask.count)
         state.exchanges[flow] = ask
