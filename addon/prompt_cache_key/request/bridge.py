@@ -88,6 +88,7 @@ class _Waiting:
     request: Hashable
     speaker: Speaker
     body: _Body
+    place: Hashable
     calls: int = 0
 
 
@@ -102,12 +103,18 @@ class Bridge:
         self._waiting: OrderedDict[Hashable, _Waiting] = OrderedDict()
         self._gone: list[_Waiting] = []
 
-    def add(self, request: Hashable, speaker: Speaker, read_body: Callable[[], bytes]) -> None:
+    def add(
+        self,
+        request: Hashable,
+        speaker: Speaker,
+        read_body: Callable[[], bytes],
+        place: Hashable = None,
+    ) -> None:
         """Remember a request that is in flight; its body is read if a call needs it.
 
-        `read_body` returns b"" as long as the body is not known.
+        `read_body` returns b"" as long as the body is not known; `place` is where it goes.
         """
-        self._waiting[request] = _Waiting(request, speaker, _Body(read_body))
+        self._waiting[request] = _Waiting(request, speaker, _Body(read_body), place)
         if len(self._waiting) > MAX_WAITING:
             self.remove(next(iter(self._waiting)))
 
@@ -115,20 +122,21 @@ class Bridge:
         """Forget a request that is answered, or is no more."""
         gone = self._waiting.pop(request, None)
         if gone and not gone.calls and 0 < len(body := gone.body.get()) <= MAX_GONE_READ:
-            self._gone.append(_Waiting(None, gone.speaker, _Body(lambda: body)))
+            self._gone.append(_Waiting(None, gone.speaker, _Body(lambda: body), gone.place))
             del self._gone[:-MAX_GONE]
 
     async def find(
-        self, call: bytes, pause: Pause, session: str = ""
+        self, call: bytes, pause: Pause, session: str = "", place: Hashable = ""
     ) -> tuple[Hashable, Speaker] | None:
         """Return the request that caused a call, and who speaks in it; None in doubt.
 
-        Only requests count that wait as the call comes. `pause` is awaited after each few
+        Only requests count that wait as the call comes, and go to another `place`. `pause` is awaited after each few
         milliseconds of work. If the call shows its `session`, it is one of that session's requests:
         where nothing tells which, one with the fewest calls yet, of those the newest.
         """
         newest = reversed(self._waiting.values())
-        waiting = [each for each in newest if session in ("", each.speaker.session)]
+        others = [each for each in newest if each.place != place]
+        waiting = [each for each in others if session in ("", each.speaker.session)]
         waiting.sort(key=lambda each: each.calls > 0)  # the likeliest first
         if not waiting:
             return None
