@@ -1,11 +1,12 @@
 """A request that has a key, and what is known of it until it is answered."""
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from prompt_cache_key.judge.totals import Count, percent
 from prompt_cache_key.log import text
+from prompt_cache_key.request.keys import Name
 from prompt_cache_key.request.speaker import Speaker
 from prompt_cache_key.request.upstreams import Upstream
 from prompt_cache_key.response.tap import ResponseTap
@@ -22,20 +23,22 @@ class Endpoint(NamedTuple):
 
 @dataclass(eq=False)
 class Exchange:
-    """A keyed request: who asks what for, with which key, and who looks at the response.
+    """Who asks what for, with which key, and who looks at the response.
 
-    `begun` is when, in seconds of the addon's clock; `comment` the one that was given to the flow;
-    `read_content` gives the body as it was sent.
+    `begun` is in seconds of the addon's clock; `state` one of new, reused, kept, replaced; `scope`
+    who shares the key, and `name` what it is kept by, both empty for a client's own. `comment` is
+    the one that was given to the flow.
     """
 
     speaker: Speaker
     endpoint: Endpoint
-    upstream: Upstream
-    key: str
-    state: str
     begun: float
-    count: Count
-    read_content: Callable[[], bytes]
+    upstream: Upstream = Upstream()
+    key: str = ""
+    state: str = ""
+    scope: str = ""
+    name: Name = ()
+    count: Count = field(init=False)
     comment: str = ""
     reader: UsageReader | None = None
     tap: ResponseTap | None = None

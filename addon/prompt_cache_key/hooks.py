@@ -1,45 +1,33 @@
-"""The mitmproxy addon: options, hooks and commands around the plain modules beside it."""
+"""The mitmproxy addon: a key into each request that is ours, and what became of it.
 
-import json
+The way of a request through the package: `hooks` (is it ours to touch?), `request.body`,
+`request.speaker` and `request.bridge` (who?), `request.upstreams` (what is wanted there?),
+`request.keys`, `request.body` again; then `outcome` when it is answered.
+"""
+
 import logging
-import math
-import shlex
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, fields
-from itertools import islice
-from pathlib import Path
-from typing import TypeVar, cast
-from weakref import WeakKeyDictionary
+from asyncio import sleep
+from collections.abc import Callable
 
-import mitmproxy.log
-from mitmproxy import command, ctx, exceptions, flowfilter, http, types
-from mitmproxy.addonmanager import Loader, traverse
-from mitmproxy.flow import Flow
-from mitmproxy.utils import human
+from mitmproxy import http
 
-from prompt_cache_key.exchange import Exchange, Speaker
-from prompt_cache_key.judge.explain import RECENT, explain, find_break
-from prompt_cache_key.judge.totals import LARGE, SUSPICIOUS, Totals
-from prompt_cache_key.log import LOGGER, log, pairs, text
-from prompt_cache_key.options import PREFIX, Options, seconds, without
-from prompt_cache_key.request import body
-from prompt_cache_key.request.bridge import Bridge
-from prompt_cache_key.request.keys import Keys, Name, derived_key, name_of, random_key
-from prompt_cache_key.request.redis_store import RedisStore, shown
-from prompt_cache_key.request.speaker import (
-    AGENT_HEADER,
-    Session,
-    agent,
-    find,
-    from_header,
-    is_raw_user_id,
-)
-from prompt_cache_key.request.stream import MEMBER_SIZE, RequestKey, ResponseTap
-from prompt_cache_key.response.usage import Usage, UsageReader
-from prompt_cache_key.show.table import table
+from prompt_cache_key.commands import Commands
+from prompt_cache_key.exchange import Endpoint, Exchange
+from prompt_cache_key.log import log, pairs
+from prompt_cache_key.options import AUTO
+from prompt_cache_key.outcome import Outcome
+from prompt_cache_key.request.body import NAME, Body
+from prompt_cache_key.request.keys import Name, name_of
+from prompt_cache_key.request.speaker import Speaker, find, find_user, is_raw_user_id
+from prompt_cache_key.request.strip import strip
+from prompt_cache_key.request.upstreams import DEFAULT_FILTER, Upstream, upstream_of
+from prompt_cache_key.settings import Settings
+from prompt_cache_key.state import State
+from prompt_cache_key.wire import HeldRequest, Wire, sent_content
 
-T = TypeVar("T")
+MAX_LENGTH = 256
+"""Characters of a key that goes into a header or into what is saved with a flow."""
 
 
 class PromptCacheKey:
@@ -49,429 +37,190 @@ class PromptCacheKey:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self.keys = Keys()
-        self.store: RedisStore | None = None
-        self.bridge = Bridge()
-        self.totals = Totals()
-        self.options = Options()
-        self.matches = flowfilter.parse(self.options.filter)
-        self.exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = WeakKeyDictionary()
-        self.refused: set[str] = set()
-        self.told: set[str] = set()
-
-    def load(self, loader: Loader) -> None:
-        """Register the options, and judge the values that were set before they were known."""
-        for option in fields(Options):
-            type_ = cast("type", option.type)
-            loader.add_option(PREFIX + option.name, type_, option.default, option.metadata["help"])
-        # mitmproxy would apply such values after this hook, where one of a wrong type ends the
-        # script's loading without a word, and one of no meaning with a traceback.
-        try:
-            ctx.options.process_deferred()
-            self._read_options()
-        except (exceptions.OptionsError, TypeError) as e:
-            # mitmproxy 11 says "Not an integer: abc" and not of which option.
-            names = [name for name in ctx.options.deferred if name.startswith(PREFIX)]
-            where = "" if PREFIX in str(e) else f"{' or '.join(names)}: "
-            log(logging.ERROR, f"not loaded, an option has a bad value: {where}{e}")
-            raise exceptions.OptionsError(str(e)) from None
-
-    def configure(self, updated: set[str]) -> None:
-        """Take on changed options; OptionsError makes mitmproxy restore the old values."""
-        if "stream_large_bodies" in updated and (size := ctx.options.stream_large_bodies):
-            log(
-                logging.WARNING,
-                f"stream_large_bodies={size}: a larger request gets a key only if its session is "
-                "in the header and its length is known",
-            )
-        if not any(name.startswith(PREFIX) for name in updated):
-            return
-        new, matches, store = self._read_options()
-        if new.keys != self.options.keys:
-            self.keys.clear()
-        if (new.store, new.keys) != (self.options.store, self.options.keys):
-            self._close_store()
-            self.store = store
-        self.options, self.matches = new, matches
-        self.keys.ttl = seconds(new.ttl)
-        self.keys.sliding = new.sliding
-        self.keys.max_sessions = self.totals.max_sessions = new.max_sessions
-        self.keys.make = derived_key if new.keys == "derived" else random_key
+        self.state = State(clock)
+        self.outcome = Outcome(self.state)
+        self.wire = Wire(self.state, self.is_ours, self.give_key)
+        self.addons = [Settings(self.state), Commands(self.state)]
 
     def running(self) -> None:
-        """Say that the addon is active, how it is set, and where Claude Code should go."""
-        if self.store:
-            self.store.connect()
-        for handler in logging.getLogger().handlers:
-            if isinstance(handler, getattr(mitmproxy.log, "LegacyLogEvents", ())):
-                handler.addFilter(_is_heard)
-        settings = asdict(self.options)
-        del settings["filter"]
-        settings["headers"] = ",".join(settings["headers"])
-        settings["store"] = shown(settings["store"])
-        here = _client_settings()
-        log(logging.INFO, f"active: {pairs(**settings)}; point Claude Code here: {here}")
+        """Take the place next to the wire."""
+        self.wire.install()
 
     def done(self) -> None:
-        """Sum up what the sessions got from the cache."""
-        if self.totals.all.requests:
-            for line in self.totals.summary():
-                log(logging.INFO, line)
-        self._close_store()
+        """Leave it."""
+        self.wire.remove()
 
-    def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """Prepare a request that is streamed, and so is sent on before `request` is called."""
-        request = flow.request
-        if request.stream is not True or not self._is_ours(flow):
-            return
-        session = from_header(request.headers)
-        length = request.headers.get("content-length")
-        if not session or "content-encoding" in request.headers or length == "0":
-            return
-        if self._is_refused(request):
-            return
-        who = Session(session, agent(request.headers), "header")
-
-        def key_of(model: str) -> str:
-            name, now = self._name(who, model), self.clock()
-            key, new = self.keys.get(name, now)
-            if self.store:  # its answer can't be waited for here
-                self.store.offer(name, now)
-            self._keyed(flow, who, model, key, "new" if new else "reused")
-            return key
-
-        request.stream = RequestKey(key_of, int(length) if length else None)
-        if length:
-            request.headers["content-length"] = str(int(length) + MEMBER_SIZE)
-
-    def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """Put the session's key into a request that is ours to touch.
-
-        Only where the key has to be asked for elsewhere there is something to be waited for.
-        """
-        return self._or_warn(flow, self._give_key) if self._is_ours(flow) else None
-
-    def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """Let the events of a keyed request's response pass as they come."""
-        exchange = self.exchanges.get(flow)
-        if not exchange or not flow.response:
-            return
-        exchange.usage = _reader(flow.response)
-        if self.options.stream and exchange.usage.is_stream and not flow.response.stream:
-            exchange.tap = flow.response.stream = ResponseTap(exchange.usage.feed, _kept_size())
-
-    def response(self, flow: http.HTTPFlow) -> None:
-        """Report what the upstream read from its cache, and keep what was streamed."""
-        self.bridge.remove(flow)
-        exchange = self.exchanges.pop(flow, None)
-        response = flow.response
-        if not exchange or not exchange.usage or not response:
-            return
-        if not exchange.tap:
-            exchange.usage.feed(response.raw_content or b"")
-        elif response.raw_content is None and response.stream is exchange.tap:
-            response.raw_content = exchange.tap.content
-        if exchange.usage.unread:
-            self._once(
-                logging.DEBUG,
-                f"usage is not read: {exchange.usage.unread}",
-                _endpoint(flow.request),
-                flow,
-            )
-        if usage := exchange.usage.finish():
-            self._report(flow, exchange, usage)
-        if response.status_code in (400, 422) and exchange.state != "kept":
-            self._check_refusal(flow, response)
-
-    def error(self, flow: http.HTTPFlow) -> None:
-        """Do the same with what was seen before one side broke off."""
-        self.response(flow)
-
-    @command.command("prompt_cache.sessions")
-    def sessions(self) -> types.Data:
-        """Show the sessions: their keys, how long those live, and what they got from the cache."""
-        return cast("types.Data", table(self.totals, self.keys, self.options.scope, self.clock()))
-
-    @command.command("prompt_cache.forget")
-    def forget(self, session: str) -> None:
-        """End a session's mappings: its next request gets a new key."""
-        if self.store and self.store.lost:
-            raise exceptions.CommandError("the store is lost, and would bring the key back")
-        names = self.keys.forget(session)
-        if not names:
-            raise exceptions.CommandError(f"no key is known for session {text(session)}")
-        if self.store:
-            for name in names:
-                self.store.offer(name, self.clock(), replace=True)
-        log(logging.INFO, f"forgot {pairs(keys=len(names), session=session)}")
-
-    @command.command("prompt_cache.explain")
-    def explain(self, flow: Flow) -> None:
-        """Say whether a prompt began like the one before it in its session, or where it broke."""
-        this = _said(flow)
-        if not isinstance(flow, http.HTTPFlow) or not this:
-            raise exceptions.CommandError("the flow shows no Claude Code session")
-        speaker, content = this
-        flows: list[Flow] = ctx.master.commands.call("view.flows.resolve", "@all")
-        before = [each for each in flows if each.timestamp_created < flow.timestamp_created]
-        before.sort(key=lambda each: -each.timestamp_created)
-        others = filter(None, map(_said, before))
-        earlier = list(islice((said for who, said in others if who == speaker), RECENT))
-        if not earlier:
-            raise exceptions.CommandError("no earlier request of this session, agent and model")
-        line, details = explain(find_break(earlier, content), _usage(flow))
-        log(logging.INFO, f"explain {pairs(**speaker._asdict())}: {line}")
-        flow.comment = "\n".join(filter(None, (flow.comment, line, details)))
-
-    def _is_ours(self, flow: http.HTTPFlow) -> bool:
+    def is_ours(self, flow: http.HTTPFlow) -> bool:
         """Whether a request is live, unanswered and selected."""
         if flow.response or flow.error or not flow.live or flow.is_replay:
             return False
-        return bool(self.matches(flow))
+        if self.state.matches(flow):
+            return True
+        rejects = upstream_of(flow.request.pretty_host, "", "").rejects
+        where = f"to a host that rejects the field ({pairs(host=flow.request.pretty_host)})"
+        self.state.skip(flow, where if rejects else "left out by prompt_cache_filter")
+        return False
 
-    def _is_refused(self, request: http.Request) -> bool:
-        return bool(self.refused) and _endpoint(request) in self.refused
+    async def request(self, flow: http.HTTPFlow) -> None:
+        """Put the session's key into a request that is ours to touch."""
+        held = flow.request.stream
+        if isinstance(held, HeldRequest):
+            if held.problem:
+                self.state.skip(flow, held.problem, logging.WARNING)
+        elif self.is_ours(flow):
+            try:
+                content = _content(flow.request)
+                edited = await self.give_key(flow, content)
+                if edited is not content:
+                    flow.request.content = edited
+            except ValueError as e:
+                self.state.skip(flow, str(e), logging.WARNING)
 
-    def _give_key(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        """Find whose request it is and put the key in; ValueError if that cannot be done."""
-        if isinstance(flow.request.stream, RequestKey):
-            flow.request.stream.check()
-            return None
-        content = _content(flow.request)
-        found = body.read(content)
-        own = found.prompt_cache_key
-        who, cause = self._who(flow, content, found)
-        if not who or self._is_refused(flow.request):
-            return None
-        model = found.model if isinstance(found.model, str) else ""
-        sent = body.without_attribution(content) if self.options.strip_attribution else content
+    async def give_key(self, flow: http.HTTPFlow, raw: bytes, *, wait: bool = True) -> bytes:
+        """Return a body with the key of whoever speaks in it, and begin the exchange.
 
-        def tell(key: str, state: str) -> None:
-            self._keyed(flow, who, model, key, state)
-            self.exchanges[flow].cause = cause
-
-        def put(key: str, new: bool) -> None:  # noqa: FBT001  # what a store returns
-            flow.request.content = body.with_key(sent, found, key)
-            tell(key, "replaced" if found.has_key else "new" if new else "reused")
-
-        if found.has_key and not (self.options.overwrite or is_raw_user_id(own)):
-            if sent is not content:
-                flow.request.content = sent
-            tell(str(own), "kept")
-        elif self.store:
-            return self._put_when(flow, self.store.get(self._name(who, model), self.clock()), put)
+        Where nobody does it is returned as it is. ValueError if it can't have a key. Without
+        `wait` it never waits, neither for a shared store nor while a translator's cause is found.
+        """
+        state, body = self.state, Body(raw)
+        speaker, cause = await self._who(flow, body, wait=wait)
+        if not speaker:
+            state.skip(flow, "without a session")
+            return raw
+        if (stripped := strip(raw, state.options.strip)) is not raw:
+            body = Body(stripped)
+        ask = Exchange(speaker, _endpoint(flow, body.model), state.clock())
+        ask.upstream = self._upstream(flow, ask.endpoint)
+        if body.has_key and not (state.options.overwrite or is_raw_user_id(body.own_key)):
+            ask.state, edited = "kept", body.raw
+            ask.key = body.own_key if isinstance(body.own_key, str) else "(no text)"
         else:
-            put(*self.keys.get(self._name(who, model), self.clock()))
-        return None
+            ask.name = name = self._name(ask, cause or flow, body)
+            get = state.store.get_now
+            ask.key, is_new = await state.store.get(name, ask.begun) if wait else get(name, ask.begun)
+            ask.state = "replaced" if body.has_key else "new" if is_new else "reused"
+            edited = body.with_key(ask.key, **self._question(ask, body))
+        if flow.error or not flow.live:
+            return raw  # the client has gone meanwhile
+        self._begin(flow, ask, cause)
+        return edited
 
-    def _who(
-        self, flow: http.HTTPFlow, content: bytes, found: body.Fields
-    ) -> tuple[Session | None, Exchange | None]:
-        """Return whose request it is, and for a translator's the exchange that caused it.
+    async def _who(
+        self, flow: http.HTTPFlow, body: Body, *, wait: bool
+    ) -> tuple[Speaker | None, http.HTTPFlow | None]:
+        """Return who speaks, and for a translator's call the request that caused it.
 
         ValueError if it can't be told whose it is and its own key is bad.
         """
-        own = found.prompt_cache_key
-        who = find(flow.request.headers, found.metadata, found.user, own)
-        if who:
-            if self.options.bridge:
-                self.bridge.add(
-                    flow, who.id, who.agent, lambda: flow.request.get_content(strict=False) or b""
-                )
-            return who, None
-        if self.options.bridge and (caused := self.bridge.find(content)):
-            cause, session, its_agent = caused
-            return Session(session, its_agent, "bridge"), self.exchanges.get(cause)
-        if is_raw_user_id(own):
+        speaker, bridge = find(flow.request.headers, body), self.state.bridge
+        if not self.state.options.bridge:
+            return speaker, None
+        place = flow.request.host, flow.request.port
+        session = speaker.session if speaker else ""
+        found = await bridge.find(body.raw, place, session, _pause) if wait else None
+        if found:
+            cause, its = found
+            return speaker or its._replace(source="bridge"), cause
+        if speaker:
+            bridge.add(flow, place, speaker, lambda: sent_content(flow))
+        elif is_raw_user_id(body.own_key):
             raise ValueError("it shows no session, and its own key is a user id, a bad key")
-        log(logging.DEBUG, "no key: the request shows no session", flow.client_conn.peername)
-        return None, None
+        return speaker, None
 
-    async def _put_when(
-        self,
-        flow: http.HTTPFlow,
-        answer: Awaitable[tuple[str, bool]],
-        put: Callable[[str, bool], None],
-    ) -> None:
-        """Put the key in when it is known, unless the client has gone meanwhile."""
-        got = await answer
-        if flow.live and not flow.error:
-            self._or_warn(flow, lambda _: put(*got))
+    def _upstream(self, flow: http.HTTPFlow, endpoint: Endpoint) -> Upstream:
+        """Return what is known of where a request goes; ValueError if that rejects the field."""
+        # The one that is connected to, and the one that is asked for, as behind a tunnel.
+        path, model = flow.request.path, endpoint.model
+        upstream = upstream_of(flow.request.host, path, model)
+        if not upstream.name:
+            upstream = upstream_of(endpoint.host, path, model)
+        is_known = upstream.rejects and self.state.options.filter == DEFAULT_FILTER
+        if is_known or (NAME, endpoint) in self.state.refused:
+            raise ValueError("the upstream rejects the field")
+        return upstream
 
-    def _name(self, who: Session, model: str) -> Name:
-        """Return what the key is kept by; ValueError if that needs an agent that is malformed."""
-        if self.options.scope == "agent" and not who.agent:
-            raise ValueError(f"its header {AGENT_HEADER} is malformed")
-        return name_of(self.options.scope, model, who.id, who.agent or "")
+    def _name(self, ask: Exchange, owner: http.HTTPFlow, body: Body) -> Name:
+        """Return what a request's key is kept by; `owner` is the flow of who caused it."""
+        scope = self.state.options.scope
+        ask.scope = ask.upstream.scope if scope == "auto" else scope
+        user: tuple[str, ...] = ()
+        if ask.scope == "user":
+            user = find_user(body) or find_user(Body(sent_content(owner))) or _address(owner)
+        return name_of(ask.scope, body.model, ask.speaker, user)
 
-    def _keyed(self, flow: http.HTTPFlow, who: Session, model: str, key: str, state: str) -> None:
-        """Tell of a request that has its key now."""
-        speaker = Speaker(who.id, who.agent or "unknown", model)
+    def _question(self, ask: Exchange, body: Body) -> dict[str, object]:
+        """Return the member that asks the upstream why it missed, where it understands that."""
+        field = "prompt_cache_options"
+        if not (self.state.options.diagnose and ask.upstream.diagnoses) or body.has(field):
+            return {}
+        last = self.state.totals.response_id(ask.speaker.session, ask.speaker.agent, body.model)
+        is_refused = (field, ask.endpoint) in self.state.refused
+        return {} if is_refused or not last else {field: {"comparison_response_id": last}}
+
+    def _begin(self, flow: http.HTTPFlow, ask: Exchange, cause: http.HTTPFlow | None) -> None:
+        """Count a request that has its key now, and tell of it."""
+        state, speaker = self.state, ask.speaker
+        ask.count = state.totals.begin(speaker.session, speaker.agent, ask.endpoint.model)
+        row = ask.count.row
+        row.key, row.state, row.scope, row.name = ask.key, ask.state, ask.scope, ask.name
+        if cause and (of_cause := state.exchanges.get(cause)):
+            of_cause.count.begin_call(ask.count)
+        state.exchanges[flow] = ask
         flow.metadata |= {
-            "prompt_cache_key": key,
-            "prompt_cache_state": state,
+            "prompt_cache_key": ask.key[:MAX_LENGTH].encode(errors="replace").decode(),
+            "prompt_cache_state": ask.state,
             "claude_session": speaker.session,
             "claude_agent": speaker.agent,
         }
-        if not flow.request.stream:
-            for name in self.options.headers:
-                flow.request.headers[name] = key
-        total = self.totals.request(*speaker, key, state)
-        exchange = self.exchanges[flow] = Exchange(speaker, key, state, total)
-        self._comment(flow, exchange)
-        mapping = pairs(key=key, **speaker._asdict(), state=state, source=who.source)
-        log(logging.INFO, mapping, flow.client_conn.peername)
+        if len(ask.key) <= MAX_LENGTH and ask.key.isascii() and ask.key.isprintable():
+            names = self._header_names(flow.request.headers, ask.upstream)
+            flow.request.headers.update(dict.fromkeys(names, ask.key))
+        self.outcome.comment(flow, ask)
+        who = pairs(key=ask.key, session=speaker.session, agent=speaker.agent)
+        how = pairs(model=ask.endpoint.model, state=ask.state, source=speaker.source)
+        scope = f" scope={ask.scope}" if ask.scope else ""
+        log(logging.INFO, f"{who} {how}{scope}", flow.client_conn.peername)
 
-    def _comment(self, flow: http.HTTPFlow, exchange: Exchange, usage: Usage | None = None) -> None:
-        """Comment the flow, unless someone else did."""
-        if self.options.comment and flow.comment == exchange.comment:
-            flow.comment = exchange.comment = exchange.summary(usage)
+    def _header_names(self, headers: http.Headers, upstream: Upstream) -> list[str]:
+        names = tuple(self.state.options.headers)
+        if names == AUTO:
+            return [name for name in upstream.headers if name not in headers]
+        return [name for name in names if name]
 
-    def _report(self, flow: http.HTTPFlow, exchange: Exchange, usage: Usage) -> None:
-        self._comment(flow, exchange, usage)
-        session, _, model = exchange.speaker
-        who = pairs(key=exchange.key, session=session, model=model)
-        got = pairs(input=usage.input, cached=usage.cached, hit=f"{usage.hit:.0f}%")
-        log(logging.INFO, f"usage {who} {got}", flow.client_conn.peername)
-        exchange.replace_cause()
-        total = exchange.total
-        if usage.input >= LARGE and total.session.large < SUSPICIOUS:
-            content = flow.request.get_content(strict=False) or b""
-            total.see_attribution(body.attribution(content))
-        if not exchange.is_replaced and total.add(usage.input, usage.cached):
-            log(
-                logging.WARNING,
-                f"{total.session.large} large prompts and no cached token in "
-                f"{pairs(session=session)}; likely causes: {total.likely_causes()}",
-            )
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """Begin to look at the response to a keyed request."""
+        if flow.response and (exchange := self.state.exchanges.get(flow)):
+            exchange.reader = reader_of(flow.response)
 
-    def _check_refusal(self, flow: http.HTTPFlow, response: http.Response) -> None:
-        """Give no more keys to an endpoint that has rejected a request because of one."""
-        words = (response.get_content(strict=False) or b"").decode(errors="replace")
-        at = words.find(body.NAME)
-        if at >= 0:
-            endpoint = _endpoint(flow.request)
-            self.refused.add(endpoint)
-            said = json.dumps(words[max(0, at - 100) : at + 100])
-            setting = f"{PREFIX}filter={without(self.options.filter, endpoint)}"
-            log(
-                logging.WARNING,
-                f"{text(endpoint)} rejects the field ({response.status_code}: {said}) and gets no "
-                f"key until a restart; to make that permanent: --set {shlex.quote(setting)}",
-                flow.client_conn.peername,
-            )
+    async def response(self, flow: http.HTTPFlow) -> None:
+        """Report what the upstream read from its cache, and keep what was streamed."""
+        self.state.bridge.remove(flow)
+        if exchange := self.state.exchanges.pop(flow, None):
+            self.wire.keep(flow, exchange)
+            await self.outcome.tell(flow, exchange)
 
-    def _or_warn(self, flow: http.HTTPFlow, do: Callable[[http.HTTPFlow], T]) -> T | None:
-        """Do it; or warn, once for each reason, that the request goes on without a key."""
-        try:
-            return do(flow)
-        except ValueError as e:
-            where = f"no key for {flow.request.method} {text(_endpoint(flow.request))}"
-            self._once(logging.WARNING, f"it goes on unchanged: {e}", where, flow)
-            return None
-
-    def _once(self, level: int, cause: str, where: str, flow: http.HTTPFlow) -> None:
-        if cause not in self.told:
-            self.told.add(cause)
-            log(level, f"{where}, {cause}", flow.client_conn.peername)
-
-    def _close_store(self) -> None:
-        if self.store:
-            self.store.close()
-            self.store = None
-
-    def _read_options(self) -> tuple[Options, flowfilter.TFilter, RedisStore | None]:
-        names = [option.name for option in fields(Options)]
-        values = {name: getattr(ctx.options, PREFIX + name) for name in names}
-        where = ""
-        try:
-            options = Options(**values)
-            where = f"{PREFIX}filter: "
-            matches = flowfilter.parse(options.filter)
-            where = f"{PREFIX}store: "
-            store = None if options.store == "memory" else RedisStore(options.store, self.keys)
-            if options.keys == "derived":
-                store = None  # random keys that are left in it would win over the derived ones
-        except ValueError as e:
-            raise exceptions.OptionsError(f"{where}{e}") from None
-        return options, matches, store
+    async def error(self, flow: http.HTTPFlow) -> None:
+        """Do the same with what was seen before one side broke off."""
+        await self.response(flow)
 
 
-def _is_heard(record: logging.LogRecord) -> bool:
-    """Whether a line has to become an `add_log` event, deprecated since mitmproxy 9.
-
-    The event goes through all addons, which costs more than all else about a line of ours.
-    """
-    addons = traverse(ctx.master.addons.chain)
-    return record.name != LOGGER or any(hasattr(addon, "add_log") for addon in addons)
+async def _pause() -> None:
+    await sleep(0)
 
 
-def _client_settings() -> str:
-    """Return the environment that leads Claude Code through the first of our listeners."""
-    certificate = Path(ctx.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
-    trust = f"NODE_EXTRA_CA_CERTS={certificate}"
-    servers = ctx.master.addons.get("proxyserver").servers
-    server = next((server for server in servers if server.listen_addrs), None)
-    if not server:
-        return f"{trust} claude"
-    host, port = server.listen_addrs[0][:2]
-    if host in ("", "::", "0.0.0.0"):  # noqa: S104  # compared, not bound
-        host = "127.0.0.1"
-    url = f"http://{human.format_address((host, port))}"
-    if server.mode.type_name == "reverse":
-        return f"ANTHROPIC_BASE_URL={url} claude"
-    return f"HTTPS_PROXY={url} {trust} claude"
+def _endpoint(flow: http.HTTPFlow, model: str) -> Endpoint:
+    return Endpoint(flow.request.pretty_host, flow.request.path.partition("?")[0], model)
+
+
+def _address(flow: http.HTTPFlow) -> tuple[str]:
+    return (str((flow.client_conn.peername or ("",))[0]),)
 
 
 def _content(request: http.Request) -> bytes:
     """Return the decoded body; ValueError if there is none to work on."""
     if request.stream or request.raw_content is None:
-        raise ValueError(
-            "it is streamed (stream_large_bodies) with no known length or no session in its header"
-        )
+        raise ValueError("it is streamed (stream_large_bodies) in a way that has no room for a key")
     try:
         return request.get_content() or b""
     except ValueError:
         raise ValueError("its content-encoding is unknown, or the body is corrupt") from None
-
-
-def _said(flow: Flow) -> tuple[Speaker, bytes] | None:
-    """Return who speaks in a flow, seen by the addon or not, and the body; None if no one does."""
-    if not isinstance(flow, http.HTTPFlow):
-        return None
-    try:
-        content = _content(flow.request)
-        found = body.read(content)
-    except ValueError:
-        return None
-    model = found.model if isinstance(found.model, str) else ""
-    if session := flow.metadata.get("claude_session"):
-        return Speaker(session, flow.metadata.get("claude_agent", ""), model), content
-    who = find(flow.request.headers, found.metadata, found.user, found.prompt_cache_key)
-    return (Speaker(who.id, who.agent or "unknown", model), content) if who else None
-
-
-def _usage(flow: http.HTTPFlow) -> Usage | None:
-    if not flow.response:
-        return None
-    reader = _reader(flow.response)
-    reader.feed(flow.response.raw_content or b"")
-    return reader.finish()
-
-
-def _reader(response: http.Response) -> UsageReader:
-    headers = response.headers
-    return UsageReader(headers.get("content-type", ""), headers.get("content-encoding", ""))
-
-
-def _endpoint(request: http.Request) -> str:
-    return request.pretty_url.partition("?")[0]
-
-
-def _kept_size() -> float:
-    """Return up to which size mitmproxy would keep a body: any, unless it is told otherwise."""
-    if getattr(ctx.options, "store_streamed_bodies", False):
-        return 0  # it keeps a copy itself
-    limits = (ctx.options.stream_large_bodies, ctx.options.body_size_limit)
-    return min((human.parse_size(limit) or 0 for limit in limits if limit), default=math.inf)

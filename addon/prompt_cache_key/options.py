@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from prompt_cache_key.request import redis_store
+from prompt_cache_key.request.strip import STRIPPED
+from prompt_cache_key.request.upstreams import DEFAULT_FILTER
+
 PREFIX: Final = "prompt_cache_"
+AUTO: Final = ("auto",)
 
-# Hosts that answer 400 because of the field: Claude's own API, Bedrock, Vertex and Gemini, Groq,
-# NVIDIA NIM.
-_HOSTS = (
-    "anthropic[.]com|claude[.]ai|claude[.]com|amazonaws[.]com|googleapis[.]com|groq[.]com"
-    "|integrate[.]api[.]nvidia[.]com"
+# A key in one of these would break the request, or pass for what it is not.
+_NOT_FOR_KEYS = frozenset(
+    "authorization connection content-encoding content-length content-type cookie expect host "
+    "keep-alive proxy-authorization te trailer transfer-encoding upgrade x-api-key".split()
 )
-
-# In a filter expression a quoted string eats backslashes, hence [.] and [?].
-GENERATIONS: Final = '~m ^POST$ & ~u "^[^?#]*/(messages|responses|chat/completions)([?#]|$)"'
-FILTER: Final = f'{GENERATIONS} & !~d "(^|[.])({_HOSTS})[.]?$"'
 
 _IN_PATTERN = dict.fromkeys('"\\^[]', ".")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -56,10 +56,31 @@ def one_of(*choices: str) -> Any:
     return check
 
 
+def some_of(choices: Sequence[str]) -> Any:
+    """Return a check that passes on texts that are all among the choices, blank ones aside."""
+    check = one_of(*choices)
+    return lambda names: [check(name) for name in names if name]
+
+
 def _header_names(names: Sequence[str]) -> None:
     for name in names:
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):  # RFC 9110, token
+        # RFC 9110, token
+        if name and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", name):
             raise ValueError(f"{name!r} is not a header name")
+        if name.lower() in _NOT_FOR_KEYS:
+            raise ValueError(f"{name!r} has a meaning of its own and can't carry a key")
+        if name in AUTO and len(names) > 1:
+            raise ValueError("auto stands alone")
+
+
+def _store(url: str) -> None:
+    if url != "memory":
+        redis_store.client(url)
+
+
+def _path(path: str) -> None:
+    if path and not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
+        raise ValueError(f"{path!r} is not a path such as /prompt-cache")
 
 
 def _option(default: Any, help_: str, check: Any = None) -> Any:
@@ -71,7 +92,7 @@ class Options:
     """The values of all options."""
 
     filter: str = _option(
-        FILTER,
+        DEFAULT_FILTER,
         "Flow filter: which requests may get a prompt_cache_key. By default each POST to "
         ".../messages, .../responses and .../chat/completions, but for hosts that are known to "
         "reject the field.",
@@ -93,10 +114,11 @@ class Options:
         at_least_one,
     )
     scope: str = _option(
-        "session",
+        "auto",
         'Who shares a key: "session" is one key for a session with its subagents, "agent" one '
-        "for each of them.",
-        one_of("session", "agent"),
+        'for each of them, "user" one for all sessions of a user. "auto" is a session, except '
+        "where the destination's documentation says otherwise.",
+        one_of("auto", "session", "agent", "user"),
     )
     keys: str = _option(
         "random",
@@ -108,12 +130,13 @@ class Options:
         "memory",
         'Where keys are kept: "memory", or in the Redis or Valkey server of a redis:// URL, which '
         "several proxies share.",
+        _store,
     )
     overwrite: bool = _option(False, "Replace a prompt_cache_key that the client sent.")
     headers: Sequence[str] = _option(
-        (),
-        "Request headers that get the same value as the prompt_cache_key, i.e. session-id for the "
-        "Codex backend or x-grok-conv-id for xAI.",
+        AUTO,
+        'Request headers that get the same value as the prompt_cache_key. "auto": those that a '
+        "known host routes by, i.e. session-id for the Codex backend.",
         _header_names,
     )
     stream: bool = _option(
@@ -125,16 +148,32 @@ class Options:
         True,
         "Put session, agent, model, key and cached tokens into the comment of a flow without one.",
     )
-    strip_attribution: bool = _option(
+    mark: bool = _option(
+        True,
+        "Mark flows whose prompt should have been read from the cache and was not, where nobody "
+        "else has marked them.",
+    )
+    strip: Sequence[str] = _option(
+        (),
+        'Volatile text to take out of requests that have a key: "attribution" is the line '
+        'x-anthropic-billing-header: ... that leads the system prompt, "countdown" are system '
+        "messages that say nothing but <total_tokens>... tokens left</total_tokens>.",
+        some_of(tuple(STRIPPED)),
+    )
+    diagnose: bool = _option(
         False,
-        "Remove the attribution block (x-anthropic-billing-header: ...) from the beginning of the "
-        "system prompt of requests that have a key. It may change on each request, and then no "
-        "upstream can cache what follows.",
+        "Ask upstreams that can say why they missed (OpenAI Responses, GPT-5.6 and later).",
     )
     bridge: bool = _option(
         True,
         "Give a translator's upstream request that shows no session the session of the Claude Code "
         "request that caused it.",
+    )
+    page: str = _option(
+        "/prompt-cache",
+        "Path under which a listener shows its live page to clients on the same machine. Empty: "
+        "nowhere.",
+        _path,
     )
 
     def __post_init__(self) -> None:
@@ -143,5 +182,7 @@ class Options:
             if check := option.metadata["check"]:
                 try:
                     check(getattr(self, option.name))
+                except (TypeError, AttributeError):  # another script's option of the same name
+                    raise ValueError(f"{PREFIX}{option.name}: its type is not ours") from None
                 except ValueError as e:
                     raise ValueError(f"{PREFIX}{option.name}: {e}") from None

@@ -61,6 +61,11 @@ class Row(Total):
     response_id: str = ""
     causes: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def main_cause(self) -> str:
+        """What lost most tokens; "" if nothing did."""
+        return max(self.causes, key=self.causes.__getitem__, default="")
+
 
 @dataclass(slots=True)
 class SessionTotal(Total):
@@ -219,6 +224,17 @@ class Totals:
             cause = "other causes"
         requests, lost = self.causes.get(cause, (0, 0))
         self.causes[cause] = requests + 1, lost + tokens
+
+    def response_id(self, session: str, agent: str, model: str) -> str:
+        """Return the id of the last response to who asks; "" if there is none."""
+        total = self.sessions.get(session)
+        row = total and total.rows.get((agent, model))
+        return row.response_id if row else ""
+
+    def names(self, session: str) -> set[tuple[str, ...]]:
+        """Return what the keys of a session's rows are kept by."""
+        total = self.sessions.get(session, SessionTotal())
+        return {row.name for row in total.rows.values() if row.name}
 
     def rows(self) -> Iterator[tuple[str, str, str, Row]]:
         """Yield session, agent, model and their row, but for rows that no request counts in."""

@@ -40,7 +40,7 @@ def stored_name(name: Name) -> str:
     return f"prompt_cache_key:{hashlib.sha256(array.encode()).hexdigest()}"
 
 
-def shown(url: str) -> str:
+def without_secrets(url: str) -> str:
     """Return the URL of a store without user, password and options."""
     return _SECRETS.sub("", url)
 
@@ -114,7 +114,7 @@ class RedisStore:
         self.lost = False
         self._keys = keys
         self._client = client(url)
-        self._shown = f"prompt_cache_store {text(shown(url))}"
+        self._shown = f"prompt_cache_store {text(without_secrets(url))}"
         self._offers: list[_Offer] = []
         self._exchange: asyncio.Task[bool] | None = None
         self._trial: asyncio.Task[None] | None = None

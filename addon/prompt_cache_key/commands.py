@@ -1,0 +1,39 @@
+"""The commands `promptcache.*`. mitmweb's command bar takes letters and dots only."""
+
+import logging
+from collections.abc import Sequence
+from typing import cast
+
+from mitmproxy import command, ctx, exceptions, http, types
+from mitmproxy.flow import Flow
+
+from prompt_cache_key.judge.verdict import explain
+from prompt_cache_key.log import log, pairs, text
+from prompt_cache_key.show.flows import read
+from prompt_cache_key.show.table import table
+from prompt_cache_key.state import State
+
+
+class Commands:
+    """Shows what the addon knows, forgets a session's keys, and explains a flow."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    @command.command("promptcache.sessions")
+    def sessions(self) -> types.Data:
+        """Show the sessions: their keys, and what they got from the cache."""
+        return cast("types.Data", table(rows(self.state)))
+
+    @command.command("promptcache.forget")
+    def forget(self, session: str) -> None:
+        """End a session's mappings: its next request gets a new key."""
+        state = self.state
+        names = set(state.keys.names(session)) | state.totals.names(session)
+        if not names:
+            raise exceptions.CommandError(f"no key is known for session {text(session)}")
+        try:
+            state.store.forget(list(names), state.clock())
+        except ValueError as e:
+            raise exceptions.CommandError(str(e)) from None
+        log(logging.INFO, f"forgot {pairs(keys=len(names), session=session)}")

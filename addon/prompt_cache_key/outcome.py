@@ -1,0 +1,130 @@
+"""What became of a keyed request: usage, verdict and rejection, told in log, comment and mark."""
+
+import asyncio
+import logging
+import shlex
+from collections.abc import Hashable
+
+from mitmproxy import http
+
+from prompt_cache_key.exchange import Exchange, thousands
+from prompt_cache_key.judge.totals import COLLAPSED, percent
+from prompt_cache_key.judge.verdict import Sent, Verdict
+from prompt_cache_key.log import log, pairs, text
+from prompt_cache_key.options import PREFIX, without
+from prompt_cache_key.request.body import NAME
+from prompt_cache_key.response.refusal import refusal
+from prompt_cache_key.response.usage import Usage
+from prompt_cache_key.state import State, address
+from prompt_cache_key.wire import sent_content
+
+MARKER = ":red_circle:"
+"""One of mitmproxy's emoji names, of a flow that lost tokens."""
+
+FIELDS = (NAME, "prompt_cache_options")
+
+
+class Outcome:
+    """Tells of keyed requests what the upstream made of them."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    async def tell(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Read a response that is over, whole or broken off, and tell what it says."""
+        exchange.count.is_open = False
+        response, reader = flow.response, exchange.reader
+        if not response or not reader:
+            return
+        if not exchange.tap:
+            reader.feed(response.raw_content or b"")
+        if reader.unread:
+            where, cause = address(flow.request), f"usage is not read: {reader.unread}"
+            self.state.once(logging.DEBUG, cause, text(where), flow)
+        if usage := reader.finish():
+            exchange.count.report(usage)
+            exchange.count.row.response_id = reader.response_id
+            verdict = await self._judge(flow, exchange, usage, reader.diagnosis)
+            self._report(flow, exchange, usage, verdict)
+        if response.status_code in (400, 422) and exchange.state != "kept":
+            self._check_refusal(flow, exchange, response)
+
+    async def _judge(
+        self, flow: http.HTTPFlow, exchange: Exchange, usage: Usage, diagnosis: str
+    ) -> Verdict | None:
+        """Return what the request lost; None if nothing, or if another one counts in its place."""
+        if not exchange.count.is_final:
+            return None
+        history, line, keep = self.state.history, exchange.line, exchange.upstream.keep
+        sent = Sent(exchange.begun, exchange.key, sent_content(flow), usage)
+        verdict = None
+        if history.may_have_lost(line, sent):
+            # In a thread, as a look at two large bodies takes longer than others should wait.
+            verdict = await asyncio.to_thread(history.judge, line, sent, keep, diagnosis)
+        history.add(line, sent)
+        return verdict
+
+    def comment(
+        self,
+        flow: http.HTTPFlow,
+        exchange: Exchange,
+        usage: Usage | None = None,
+        verdict: Verdict | None = None,
+    ) -> None:
+        """Comment the flow, unless someone else did."""
+        if self.state.options.comment and flow.comment == exchange.comment:
+            lost = f"{thousands(verdict.lost)}: {verdict.cause}" if verdict else ""
+            flow.comment = exchange.comment = exchange.summary(usage, lost)
+
+    def _report(
+        self, flow: http.HTTPFlow, exchange: Exchange, usage: Usage, verdict: Verdict | None
+    ) -> None:
+        client = flow.client_conn.peername
+        session, agent, _ = exchange.speaker
+        self.comment(flow, exchange, usage, verdict)
+        who = {"key": exchange.key, "session": session, "model": exchange.endpoint.model}
+        cached = "?" if usage.cached is None else usage.cached
+        got = pairs(**who, input=usage.input, cached=cached, hit=percent(usage.hit))
+        log(logging.INFO, f"usage {got}", client)
+        if not exchange.count.is_final:
+            return
+        if verdict:
+            self.state.totals.lose(exchange.count, verdict.lost, verdict.cause)
+            flow.metadata["prompt_cache_lost"] = verdict.lost
+            if self.state.options.mark and not flow.marked:
+                flow.marked = MARKER
+            who = {"key": exchange.key, "session": session, "agent": agent}
+            lost = pairs(**who, model=exchange.endpoint.model, lost=verdict.lost)
+            log(logging.INFO, f'miss {lost} cause="{verdict.cause}"', client)
+        if seen := exchange.count.session.see(usage):
+            self._warn(flow, exchange, seen, verdict)
+
+    def _warn(
+        self, flow: http.HTTPFlow, exchange: Exchange, seen: str, verdict: Verdict | None
+    ) -> None:
+        """Tell of a session that gets nothing from the cache, or hardly anything any more."""
+        session = exchange.count.session
+        cause = session.main_cause()
+        what = "the cache hit rate has collapsed" if seen == COLLAPSED else "nothing was cached"
+        why = f"mostly: {cause}" if cause else "the upstream caches nothing, or spreads requests"
+        help_ = f"; {verdict.remedy}" if verdict and verdict.cause == cause and verdict.remedy else ""
+        recent = ", ".join(f"{cached}/{input_}" for cached, input_ in session.recent)
+        who = pairs(session=exchange.speaker.session)
+        line = f"{what} in {who}, the last large prompts: {recent}; {why}{help_}"
+        log(logging.WARNING, line, flow.client_conn.peername)
+
+    def _check_refusal(
+        self, flow: http.HTTPFlow, exchange: Exchange, response: http.Response
+    ) -> None:
+        """Send no more of a field to an endpoint that has rejected a request because of it."""
+        content = response.get_content(strict=False) or b""
+        for field in FIELDS:
+            if form := refusal(response.status_code, content, field):
+                self.state.refused.add((field, exchange.endpoint))
+                where = address(flow.request)
+                what = f"{text(where)} rejects {field} for {pairs(model=exchange.endpoint.model)}"
+                line = f"{what} ({response.status_code}: {form}) and gets it no more until a restart"
+                if field == NAME:
+                    setting = f"{PREFIX}filter={without(self.state.options.filter, where)}"
+                    line += f"; to make that permanent: --set {shlex.quote(setting)[:2000]}"
+                log(logging.WARNING, line, flow.client_conn.peername)

@@ -1,0 +1,144 @@
+"""The addon's options in mitmproxy: registered, judged, taken on, and told of at the start."""
+
+import difflib
+import logging
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import cast
+
+import mitmproxy.log
+from mitmproxy import ctx, exceptions, flowfilter
+from mitmproxy.addonmanager import Loader, traverse
+from mitmproxy.utils import human
+
+from prompt_cache_key.log import LOGGER, log, pairs, text
+from prompt_cache_key.options import PREFIX, Options, seconds
+from prompt_cache_key.request.keys import derived_key, random_key
+from prompt_cache_key.request.redis_store import RedisStore, without_secrets
+from prompt_cache_key.state import State
+
+ANY = ("", "::", "0.0.0.0")  # noqa: S104  # compared, not bound
+
+
+class Settings:
+    """Keeps the state's options those of mitmproxy."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def load(self, loader: Loader) -> None:
+        """Register the options, and judge the values that were set before they were known."""
+        for option in fields(Options):
+            type_ = cast("type", option.type)
+            loader.add_option(PREFIX + option.name, type_, option.default, option.metadata["help"])
+        # mitmproxy would apply such values after this hook, where one of a wrong type ends the
+        # script's loading without a word, and one of no meaning with a traceback.
+        try:
+            ctx.options.process_deferred()
+            _read()
+        except (exceptions.OptionsError, TypeError) as e:
+            # mitmproxy 11 says "Not an integer: abc" and not of which option.
+            names = [name for name in ctx.options.deferred if name.startswith(PREFIX)]
+            where = "" if PREFIX in str(e) else f"{' or '.join(names)}: "
+            log(logging.ERROR, f"not loaded, an option has a bad value: {where}{e}")
+            raise exceptions.OptionsError(str(e)) from None
+
+    def configure(self, updated: set[str]) -> None:
+        """Take on changed options; OptionsError makes mitmproxy restore the old values."""
+        if not any(name.startswith(PREFIX) for name in updated):
+            return
+        state, (new, matches) = self.state, _read()
+        old, state.options, state.matches = state.options, new, matches
+        state.totals.max_sessions = new.max_sessions
+        keys = state.keys
+        keys.ttl, keys.sliding, keys.max_sessions = seconds(new.ttl), new.sliding, new.max_sessions
+        keys.make = derived_key if new.keys == "derived" else random_key
+        if new.keys != old.keys:
+            keys.clear()
+        if (new.store, new.keys) != (old.store, old.keys):
+            state.store.close()
+            # Random keys that are left in a shared store would win over the derived ones.
+            shared = new.store != "memory" and new.keys == "random"
+            state.store = RedisStore(new.store, keys) if shared else keys
+
+    def running(self) -> None:
+        """Say that the addon is active, how it is set, and where Claude Code should go."""
+        self.state.store.connect()
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, getattr(mitmproxy.log, "LegacyLogEvents", ())):
+                handler.addFilter(_is_heard)
+        settings = asdict(self.state.options)
+        del settings["filter"]
+        settings["headers"] = ",".join(settings["headers"])
+        settings["strip"] = ",".join(settings["strip"])
+        settings["store"] = without_secrets(settings["store"])
+        log(logging.INFO, f"active: {pairs(**settings)}; point Claude Code here: {_client()}")
+        for name in ctx.options.deferred:
+            if name.startswith(PREFIX):
+                near = difflib.get_close_matches(name, ctx.options.keys(), 1)
+                hint = f"; the nearest known one is {near[0]}" if near else ""
+                log(logging.WARNING, f"unknown option {text(name)} is ignored{hint}")
+        if any(host in ANY for host, _ in _listeners()):
+            log(
+                logging.WARNING,
+                "the proxy listens on all addresses of this machine, and serves whoever reaches "
+                "it; for this machine alone: --listen-host 127.0.0.1",
+            )
+
+    def done(self) -> None:
+        """Sum up what the sessions got from the cache, or why no request got a key."""
+        totals, skipped = self.state.totals, self.state.skipped
+        if totals.all.requests:
+            for line in totals.summary():
+                log(logging.INFO, line)
+        elif skipped:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common(10))
+            log(logging.WARNING, f"{skipped.total()} requests, no key: {reasons}")
+        self.state.store.close()
+
+
+def _read() -> tuple[Options, flowfilter.TFilter]:
+    try:
+        options = Options(**{o.name: getattr(ctx.options, PREFIX + o.name) for o in fields(Options)})
+    except ValueError as e:
+        raise exceptions.OptionsError(str(e)) from None
+    try:
+        return options, flowfilter.parse(options.filter)
+    except ValueError as e:
+        raise exceptions.OptionsError(f"{PREFIX}filter: {e}") from None
+    except (RecursionError, TypeError):
+        raise exceptions.OptionsError(f"{PREFIX}filter: it is no filter, or too deep") from None
+
+
+def _is_heard(record: logging.LogRecord) -> bool:
+    """Whether a line has to become an `add_log` event, deprecated since mitmproxy 9.
+
+    The event goes through all addons, which costs more than all else about a line of ours.
+    """
+    addons = traverse(ctx.master.addons.chain)
+    return record.name != LOGGER or any(hasattr(addon, "add_log") for addon in addons)
+
+
+def _listeners() -> list[tuple[str, str]]:
+    """Return host and mode of each listener that has an address."""
+    servers = ctx.master.addons.get("proxyserver").servers
+    return [(s.listen_addrs[0][0], s.mode.type_name) for s in servers if s.listen_addrs]
+
+
+def _client() -> str:
+    """Return the environment that leads Claude Code through the first of our listeners."""
+    certificate = Path(ctx.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
+    trust = f"NODE_EXTRA_CA_CERTS={certificate}"
+    gateway = "ANTHROPIC_BASE_URL=http://YOUR-GATEWAY"
+    servers = ctx.master.addons.get("proxyserver").servers
+    server = next((server for server in servers if server.listen_addrs), None)
+    if not server:
+        return f"{gateway} {trust} claude"
+    host, port = server.listen_addrs[0][:2]
+    url = f"http://{human.format_address(('127.0.0.1' if host in ANY else host, port))}"
+    if server.mode.type_name == "reverse":
+        return f"ANTHROPIC_BASE_URL={url} claude"
+    if server.mode.type_name == "socks5":
+        return "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"
+    # Without a base URL it talks to api.anthropic.com, which gets no key.
+    return f"{gateway} HTTPS_PROXY={url} HTTP_PROXY={url} {trust} claude"

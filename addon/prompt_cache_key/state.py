@@ -1,0 +1,67 @@
+"""What the addon's parts share: settings, keys, requests in flight, sums."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+from mitmproxy import flowfilter, http
+
+from prompt_cache_key.exchange import Endpoint, Exchange
+from prompt_cache_key.judge.totals import Totals
+from prompt_cache_key.judge.verdict import History
+from prompt_cache_key.log import log, text
+from prompt_cache_key.options import Options
+from prompt_cache_key.request.bridge import Bridge
+from prompt_cache_key.request.keys import Keys, Store
+
+MAX_TOLD = 1000
+MAX_REASONS = 50
+
+
+@dataclass(eq=False)
+class State:
+    """All of it. `clock` returns seconds and never goes back.
+
+    `refused` are endpoints that reject a field; `skipped` counts requests without a key by reason.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    options: Options = field(default_factory=Options)
+    keys: Keys = field(default_factory=Keys)
+    bridge: Bridge = field(default_factory=Bridge)
+    totals: Totals = field(default_factory=Totals)
+    history: History = field(default_factory=History)
+    exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = field(default_factory=WeakKeyDictionary)
+    refused: set[tuple[str, Endpoint]] = field(default_factory=set)
+    skipped: Counter[str] = field(default_factory=Counter)
+    _told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.store: Store = self.keys
+        self.matches = flowfilter.parse(self.options.filter)
+
+    def once(self, level: int, cause: str, where: str, flow: http.HTTPFlow) -> None:
+        """Log what happened somewhere, unless it has happened before."""
+        if cause not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(cause)
+            log(level, f"{where}, {cause}", flow.client_conn.peername)
+
+    def skip(self, flow: http.HTTPFlow, reason: str, level: int = logging.DEBUG) -> None:
+        """Count a request that gets no key, and say why: at DEBUG each, as a warning once."""
+        if reason not in self.skipped and len(self.skipped) >= MAX_REASONS:
+            self.skipped["for other reasons"] += 1
+        else:
+            self.skipped[reason] += 1
+        where = f"no key for {text(flow.request.method)} {text(address(flow.request))}"
+        if level > logging.DEBUG:
+            self.once(level, f"it goes on unchanged: {reason}", where, flow)
+        else:
+            log(level, f"{where}: {reason}", flow.client_conn.peername)
+
+
+def address(request: http.Request) -> str:
+    """Return the URL without its query, which may hold a credential."""
+    return request.pretty_url.partition("?")[0]

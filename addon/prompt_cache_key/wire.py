@@ -1,0 +1,123 @@
+"""The addon's last word before a flow is sent, saved or shown.
+
+mitmproxy runs addons in a chain. What a later one does to a stream must not be contradicted here:
+so this part takes its place behind all scripts and `modify_body`, just before `save`.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from mitmproxy import ctx, http
+from mitmproxy.utils import human
+
+from prompt_cache_key.exchange import Exchange
+from prompt_cache_key.request.body import MEMBER_SIZE
+from prompt_cache_key.request.stream import MAX_HELD, HeldRequest
+from prompt_cache_key.response.tap import ResponseTap
+from prompt_cache_key.state import State, address
+
+
+class Wire:
+    """Streams requests and responses without a change to what others see of them.
+
+    `is_ours` tells whether a request may get a key; `give_key` puts it into a body.
+    """
+
+    name = "prompt_cache_key_wire"
+
+    def __init__(
+        self,
+        state: State,
+        is_ours: Callable[[http.HTTPFlow], bool],
+        give_key: Callable[..., Coroutine[Any, Any, bytes]],
+    ) -> None:
+        self.state = state
+        self.is_ours = is_ours
+        self.give_key = give_key
+
+    def install(self) -> None:
+        """Take the place before `save`."""
+        addons = ctx.master.addons
+        addons.register(self)
+        save = addons.get("save")
+        at = addons.chain.index(save) if save in addons.chain else len(addons.chain)
+        addons.chain.insert(at, self)
+
+    def remove(self) -> None:
+        """Leave it."""
+        if ctx.master.addons.get(self.name) is self:
+            ctx.master.addons.remove(self)
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Hold back a request that is streamed, and so is sent on before `request` is called."""
+        request = flow.request
+        if request.stream is not True or not self.is_ours(flow):
+            return
+        size = request.headers.get("content-length")
+        length = int(size) if size and size.isascii() and size.isdigit() else None
+        if (size and not length) or (length or 0) > MAX_HELD or "content-encoding" in request.headers:
+            return
+        request.stream = HeldRequest(
+            lambda whole: _at_once(self.give_key(flow, whole, wait=False)), length
+        )
+        if length:
+            request.headers["content-length"] = str(length + MEMBER_SIZE)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """Let the events of a keyed request's response pass as they come."""
+        exchange = self.state.exchanges.get(flow)
+        if not exchange or not exchange.reader or not flow.response:
+            return
+        if self.state.options.stream and exchange.reader.is_stream and not flow.response.stream:
+            exchange.tap = ResponseTap(exchange.reader.feed, _kept_size())
+            flow.response.stream = exchange.tap
+
+    def keep(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        """Give a streamed response the body that has passed, for whoever looks at the flow."""
+        response, tap = flow.response, exchange.tap
+        if response and tap and response.raw_content is None and response.stream is tap:
+            response.raw_content = tap.content
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """Undo what others did to a streamed body: the client has got it as it was."""
+        tap = flow.response and flow.response.stream
+        if not flow.response or not isinstance(tap, ResponseTap) or not tap.content:
+            return
+        if flow.response.raw_content not in (None, tap.content):
+            flow.response.raw_content = tap.content
+            self.state.once(
+                logging.WARNING,
+                "another addon edited a response that had been streamed, so the client has got it "
+                "unedited, as it is shown and saved; to have it edited: "
+                "--set prompt_cache_stream=false",
+                address(flow.request),
+                flow,
+            )
+
+
+def sent_content(flow: http.HTTPFlow) -> bytes:
+    """Return a request's body; b"" if it is not known, or not yet."""
+    held = flow.request.stream
+    if isinstance(held, HeldRequest):
+        return held.content
+    return flow.request.get_content(strict=False) or b""
+
+
+def _at_once(edit: Coroutine[Any, Any, bytes]) -> bytes:
+    """Return what a coroutine returns that never waits."""
+    try:
+        edit.send(None)
+    except StopIteration as done:
+        result: bytes = done.value
+        return result
+    raise RuntimeError("it waits")
+
+
+def _kept_size() -> float:
+    """Return up to which size mitmproxy would keep a body: any, unless it is told otherwise."""
+    if getattr(ctx.options, "store_streamed_bodies", False):
+        return 0  # it keeps a copy itself
+    limits = (ctx.options.stream_large_bodies, ctx.options.body_size_limit)
+    return min((human.parse_size(limit) or 0 for limit in limits if limit), default=math.inf)
