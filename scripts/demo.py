@@ -9,11 +9,12 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
@@ -24,11 +25,10 @@ from lib.client import Client
 from lib.mitmdump import Mitmdump, MitmdumpError
 from lib.server import Server
 from lib.sessions import Call, calls, unlucky_calls
-from lib.stand_in import PATH, TIME_HEADER, Counts, StandIn
+from lib.stand_in import TIME_HEADER, URL, Counts, StandIn
 from prompt_cache_key.show import report
 
 REPORT = "demo-report.html"
-HOST = "api.openai.com"
 OLD, NEW, UNLUCKY = "gpt-5.4", "gpt-6", "gpt-5.1"
 SMALL = "-mini"
 MAPPING = re.compile(
@@ -37,11 +37,8 @@ MAPPING = re.compile(
 )
 MISS = re.compile(r"\[prompt-cache\] miss .*")
 
-# Every host is the stand-in, and the times of a flow are virtual: an answer takes a second.
+# The times of a flow are virtual; an answer takes a second.
 SCRIPT = f"""
-def server_connect(data):
-    data.server.address = ("127.0.0.1", %d)
-
 def request(flow):
     set_time(flow.request, float(flow.request.headers["{TIME_HEADER}"]))
 
@@ -66,52 +63,19 @@ class Seen(NamedTuple):
     key: str | None
 
 
-@dataclass
-class Pass:
-    """One mitmdump before a stand-in of its own; `log` is complete when it has ended."""
+class Pass(NamedTuple):
+    """What one mitmdump before a stand-in gave: the log, and what the upstream counted and saw."""
 
-    stand_in: StandIn
-    server: Server
-    client: Client
     log: list[str]
-    seen: list[Seen] = field(default_factory=list)
-
-    def play(self, call: Call, model: str, start: float) -> None:
-        """Send a call to a model, or to its small sister, at its time after `start`."""
-        model += SMALL * call.is_for_small_model
-        if call.finds_cache_lost:
-            self.stand_in.caches[model].clear()
-        headers = [("Host", HOST), (TIME_HEADER, str(start + call.at)), *call.headers]
-        headers += [("Content-Type", "application/json")]
-        try:
-            url = f"http://{HOST}{PATH}"
-            answer = self.client.send("POST", url, headers, call.body_for(model))
-        except (OSError, HTTPException) as error:
-            raise DemoError(f"a request was not answered: {error!r}") from None
-        if answer.status != HTTPStatus.OK:
-            raise DemoError(f"a request was answered with {answer.status}: {answer.body[:200]!r}")
-        (request,) = self.server.take()
-        self.seen.append(Seen(model, call.user, call.session, request.key))
+    counted: dict[str, Counts]
+    seen: list[Seen]
 
     def counts(self, *models: str) -> Counts:
         """Return what the upstream counted for these models and their small sisters."""
         total = Counts()
-        for model in models:
-            total.add(self.stand_in.counts[model])
-            total.add(self.stand_in.counts[model + SMALL])
+        for model in (*models, *(model + SMALL for model in models)):
+            total.add(self.counted.get(model, Counts()))
         return total
-
-
-@contextmanager
-def running(*args: str, scripts: Sequence[Path] = (ADDON,), **options: str) -> Iterator[Pass]:
-    """Run a mitmdump with these scripts, arguments and options before a stand-in."""
-    stand_in = StandIn()
-    with tempfile.TemporaryDirectory() as folder, Server(stand_in.respond) as server:
-        script = Path(folder, "virtual.py")
-        script.write_text(SCRIPT % server.port)
-        proxy = Mitmdump(args=args, scripts=[script, *scripts], flow_detail="0", **options)
-        with proxy, Client(proxy.port) as client:
-            yield Pass(stand_in, server, client, proxy.lines)
 
 
 class Played(NamedTuple):
@@ -124,22 +88,65 @@ class Played(NamedTuple):
 
 
 def play(seconds: float, flows: Path) -> Played:
-    """Play all calls in four passes; the flows of the addon as it is go into a file."""
-    start = time.time()
-    with ExitStack() as stack:
-        played = Played(
-            stack.enter_context(running(scripts=())),
-            stack.enter_context(running("-w", str(flows))),
-            stack.enter_context(running(prompt_cache_scope="user")),
-            stack.enter_context(running(prompt_cache_scope="session")),
+    """Play all calls in four passes at once; the flows of the addon as it is go into a file."""
+    found = calls(seconds)
+    both = [(call, model) for call in found for model in (OLD, NEW)]
+    unlucky = [(call, UNLUCKY) for call in unlucky_calls()]
+    run_, stopping = partial(run, time.time()), threading.Event()
+    with ThreadPoolExecutor() as pool:
+        passes = (
+            pool.submit(run_, stopping, both, scripts=()),
+            pool.submit(run_, stopping, both + unlucky, "-w", str(flows)),
+            pool.submit(run_, stopping, both[::2], "--set", "prompt_cache_scope=user"),
+            pool.submit(run_, stopping, both[1::2], "--set", "prompt_cache_scope=session"),
         )
-        for call in calls(seconds):
-            for each, models in zip(played, ((OLD, NEW), (OLD, NEW), (OLD,), (NEW,)), strict=True):
-                for model in models:
-                    each.play(call, model, start)
-        for call in unlucky_calls():
-            played.auto.play(call, UNLUCKY, start)
-    return played
+        try:
+            return Played(*(each.result() for each in passes))
+        finally:
+            stopping.set()
+
+
+def run(
+    start: float,
+    stopping: threading.Event,
+    turns: list[tuple[Call, str]],
+    *args: str,
+    scripts: Sequence[Path] = (ADDON,),
+) -> Pass:
+    """Send calls to models through a mitmdump with these arguments and scripts.
+
+    `start` is the time of the first, in seconds since the epoch.
+    """
+    stand_in, seen = StandIn(), []
+    with tempfile.TemporaryDirectory() as folder, Server(stand_in.respond) as server:
+        script = Path(folder, "virtual.py")
+        script.write_text(SCRIPT)
+        # As the next proxy, the stand-in gets the requests for all hosts.
+        mode = f"upstream:{server.url}"
+        proxy = Mitmdump(mode, args=args, scripts=[script, *scripts], flow_detail="0")
+        with proxy, Client(proxy.port) as client:
+            for call, model in turns:
+                if stopping.is_set():
+                    break
+                name = model + SMALL * call.is_for_small_model
+                if call.finds_cache_lost:
+                    stand_in.caches[name].clear()
+                send(client, call, name, start + call.at)
+                (request,) = server.take()
+                seen.append(Seen(name, call.user, call.session, request.key))
+    return Pass(proxy.lines, stand_in.counts, seen)
+
+
+def send(client: Client, call: Call, model: str, at: float) -> None:
+    """Send a call to a model at a virtual time; DemoError if it is not well answered."""
+    headers = [("Host", "api.openai.com"), (TIME_HEADER, str(at)), *call.headers]
+    headers += [("Content-Type", "application/json")]
+    try:
+        answer = client.send("POST", URL, headers, call.body_for(model))
+    except (OSError, HTTPException) as error:
+        raise DemoError(f"a request was not answered: {error!r}") from None
+    if answer.status != HTTPStatus.OK:
+        raise DemoError(f"a request was answered with {answer.status}: {answer.body[:200]!r}")
 
 
 def check_keys(seen: Iterable[Seen], model: str, owner: Callable[[Seen], str]) -> None:
@@ -212,7 +219,9 @@ def show(played: Played, minutes: int) -> None:
         sep="\n",
     )
     print("", *table(played), "* what prompt_cache_scope=auto, the default, chooses", "", sep="\n")
-    print("From mitmdump's event log, two sessions of one user:", *mappings(usual, auto.log), sep="\n")
+    print(
+        "From mitmdump's event log, two sessions of one user:", *mappings(usual, auto.log), sep="\n"
+    )
     misses = [match[0] for line in auto.log if (match := MISS.search(line))]
     print("", f"And one session, on {UNLUCKY}, on which much goes wrong:", *misses, sep="\n")
 
@@ -220,7 +229,7 @@ def show(played: Played, minutes: int) -> None:
 def main() -> None:
     """Run the demo; end with a message and status 1 if anything was not as it should be."""
     parser = argparse.ArgumentParser(description="Show what the addon does and what it buys.")
-    parser.add_argument("--minutes", type=int, default=5, help="virtual minutes (default: 5)")
+    parser.add_argument("--minutes", type=int, default=3, help="virtual minutes (default: 3)")
     arguments = parser.parse_args()
     if arguments.minutes < 1:
         parser.error("--minutes must be at least 1")

@@ -1,16 +1,18 @@
 """Recorded Claude Code sessions that go on turn by turn, as a translator sends them to OpenAI."""
 
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import Any, NamedTuple
+from uuid import NAMESPACE_OID, uuid5
 
 from lib.messages import header
 from lib.recordings import encoded, excerpt, records, restored, tool_turn
 
 # The scenarios of each recorded client: eleven sessions of five users, one with a subagent. The
-# first two clients send no session header, the first also asks a small model.
+# first three clients send no session header, the first two ask a small model too.
 PLAYED = {
     "claude-code 1.0.128": {"bash"},
     "claude-code 2.0.76": {"agent"},
@@ -19,7 +21,8 @@ PLAYED = {
     | {"tui-6compact", "tui-9after-clear"},
 }
 UNLUCKY = {"claude-code 2.1.330": {"fork"}}
-OUTPUT_SIZES = [1_000, 12_000, 3_000, 8_000, 2_000]  # characters that turns add, over and over
+OUTPUT_SIZES = [500, 6_000, 1_500, 4_000, 1_000]  # characters that turns add, over and over
+TURNS = 14  # after which a session is cleared, and begins anew under another id
 PAUSE = 2400.0
 """Seconds of a pause after which nothing is cached any more."""
 
@@ -52,14 +55,15 @@ class _Conversation(NamedTuple):
 def calls(seconds: float) -> list[Call]:
     """Return the calls of all sessions that are played, in the order of time.
 
-    Agents join a second apart, then each speaks every 12 to 19 seconds.
+    Agents join a second apart, then each speaks every 9 to 16 seconds.
     """
     found = []
     for index, conversation in enumerate(_conversations(PLAYED)):
-        times = itertools.count(index, 12 + index / 2)
-        bodies = _grown(conversation)
-        for at in itertools.takewhile(lambda at: at < seconds, times):
-            found.append(_call(at, conversation, next(bodies)))
+        for turn, body in enumerate(_cleared(conversation)):
+            at = index + turn * (9 + index / 2)
+            if at >= seconds:
+                break
+            found.append(_call(at, body))
     return sorted(found, key=lambda call: call.at)
 
 
@@ -71,13 +75,13 @@ def unlucky_calls() -> list[Call]:
     """
     (conversation,) = _conversations(UNLUCKY)
     found = []
-    for turn, body in enumerate(itertools.islice(_grown(conversation), 16)):
+    for turn, said in enumerate(itertools.islice(_grown(conversation), 16)):
         if turn >= 4:  # noqa: PLR2004
-            body["tools"].reverse()
+            said.body["tools"].reverse()
         if turn == 7:  # noqa: PLR2004
-            body["prompt_cache_key"] = "a-key-of-the-clients-own"
+            said.body["prompt_cache_key"] = "a-key-of-the-clients-own"
         pause = PAUSE if turn >= 10 else 0  # noqa: PLR2004
-        call = _call(20 * turn + pause, conversation, body)
+        call = _call(20 * turn + pause, said)
         found.append(call._replace(finds_cache_lost=turn == 13))  # noqa: PLR2004
     return found
 
@@ -99,17 +103,35 @@ def _conversations(played: dict[str, set[str]]) -> Iterable[_Conversation]:
     return found.values()
 
 
-def _grown(conversation: _Conversation) -> Iterator[dict[str, Any]]:
-    """Yield body after body, each its own; a helper's, which has no tools, does not grow."""
-    body = conversation.body
+def _cleared(conversation: _Conversation) -> Iterator[_Conversation]:
+    """Yield a conversation turn by turn; every so often it begins anew in a new session."""
+    text = json.dumps(conversation.body)
+    for number in itertools.count():
+        session = conversation.session
+        if number:
+            session = str(uuid5(NAMESPACE_OID, f"{session} {number}"))
+        body = json.loads(text.replace(conversation.session, session))
+        headers = [
+            (name, value.replace(conversation.session, session))
+            for name, value in conversation.headers
+        ]
+        again = _Conversation(conversation.user, session, headers, body)
+        yield from itertools.islice(_grown(again), TURNS)
+
+
+def _grown(conversation: _Conversation) -> Iterator[_Conversation]:
+    """Yield a conversation turn by turn; a helper's, which has no tools, does not grow."""
     for turn, size in enumerate(itertools.cycle(OUTPUT_SIZES)):
-        yield deepcopy(body)
+        body = deepcopy(conversation.body)
+        yield conversation._replace(body=body)
         if body.get("tools"):
-            body["messages"] += tool_turn(turn, excerpt(f"{conversation.session} {turn}", size))
+            conversation.body["messages"] += tool_turn(
+                turn, excerpt(f"{conversation.session} {turn}", size)
+            )
 
 
-def _call(at: float, conversation: _Conversation, body: dict[str, Any]) -> Call:
-    user, session, headers, _ = conversation
+def _call(at: float, conversation: _Conversation) -> Call:
+    user, session, headers, body = conversation
     is_small = "haiku" in body["model"]
     return Call(at, user, session, headers, encoded(translated(body)), is_small)
 
@@ -117,7 +139,9 @@ def _call(at: float, conversation: _Conversation, body: dict[str, Any]) -> Call:
 def translated(body: dict[str, Any]) -> dict[str, Any]:
     """Translate a body to OpenAI's Responses; a model is still to be put in."""
     items = (item for message in body["messages"] for item in _items(message))
-    more = {name: body[name] for name in ("metadata", "prompt_cache_key") if name in body}
+    more: dict[str, Any] = {
+        name: body[name] for name in ("metadata", "prompt_cache_key") if name in body
+    }
     tools = [
         {
             "type": "function",
@@ -128,7 +152,12 @@ def translated(body: dict[str, Any]) -> dict[str, Any]:
         for tool in body.get("tools", [])
     ]
     instructions = "\n\n".join(block["text"] for block in body["system"])
-    head = {"model": "any", "instructions": instructions, "tools": tools, "stream": True}
+    head: dict[str, Any] = {
+        "model": "any",
+        "instructions": instructions,
+        "tools": tools,
+        "stream": True,
+    }
     return {**head, "input": [*items], **more}
 
 

@@ -1,6 +1,7 @@
 """A stand-in for OpenAI's Responses API: real HTTP, real usage fields, no model.
 
-It answers every request with one fixed sentence, and reports what `rules` says of its prompt.
+A mitmproxy that takes it for the next proxy leads requests for OpenAI's host to it. It answers
+every one with a fixed sentence, and reports what `rules` says of its prompt.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 from lib.messages import Reply, Request
 from lib.rules import PromptCache, count_tokens, prompt_text, rules_of
 
-PATH = "/v1/responses"
+URL = "http://api.openai.com/v1/responses"
 TIME_HEADER = "x-virtual-time"
 """The time at which a request is sent, in seconds since the epoch."""
 
@@ -44,11 +45,10 @@ class StandIn:
         self.caches: dict[str, PromptCache] = {}
 
     def respond(self, request: Request) -> Reply:
-        """Answer a streamed request; 404 to another path."""
-        if request.target != PATH:
+        """Answer a streamed request; 404 for another URL."""
+        if request.target != URL:
             return Reply(404)
-        body = json.loads(request.body)
-        model, prompt = body["model"], prompt_text(body)
+        model, prompt = request.json["model"], prompt_text(request.json)
         cache = self.caches.setdefault(model, PromptCache(rules_of(model)))
         cached = cache.read(prompt, request.key, float(request.header(TIME_HEADER) or 0))
         self.counts[model].add(Counts(1, count_tokens(prompt), cached))
