@@ -20,11 +20,13 @@ from prompt_cache_key.outcome import Outcome
 from prompt_cache_key.request.body import NAME, Body
 from prompt_cache_key.request.keys import Name, name_of
 from prompt_cache_key.request.speaker import Speaker, find, find_user, is_raw_user_id
+from prompt_cache_key.request.stream import HeldRequest
 from prompt_cache_key.request.strip import strip
 from prompt_cache_key.request.upstreams import DEFAULT_FILTER, Upstream, upstream_of
+from prompt_cache_key.response.usage import UsageReader
 from prompt_cache_key.settings import Settings
 from prompt_cache_key.state import State
-from prompt_cache_key.wire import HeldRequest, Wire, sent_content
+from prompt_cache_key.wire import Wire, sent_content
 
 MAX_LENGTH = 256
 """Characters of a key that goes into a header or into what is saved with a flow."""
@@ -97,7 +99,9 @@ class PromptCacheKey:
         else:
             ask.name = name = self._name(ask, cause or flow, body)
             get = state.store.get_now
-            ask.key, is_new = await state.store.get(name, ask.begun) if wait else get(name, ask.begun)
+            ask.key, is_new = (
+                await state.store.get(name, ask.begun) if wait else get(name, ask.begun)
+            )
             ask.state = "replaced" if body.has_key else "new" if is_new else "reused"
             edited = body.with_key(ask.key, **self._question(ask, body))
         if flow.error or not flow.live:
@@ -117,12 +121,12 @@ class PromptCacheKey:
             return speaker, None
         place = flow.request.host, flow.request.port
         session = speaker.session if speaker else ""
-        found = await bridge.find(body.raw, place, session, _pause) if wait else None
+        found = await bridge.find(body.raw, _pause, session, place) if wait else None
         if found:
             cause, its = found
             return speaker or its._replace(source="bridge"), cause
         if speaker:
-            bridge.add(flow, place, speaker, lambda: sent_content(flow))
+            bridge.add(flow, speaker, lambda: sent_content(flow), place)
         elif is_raw_user_id(body.own_key):
             raise ValueError("it shows no session, and its own key is a user id, a bad key")
         return speaker, None
@@ -190,7 +194,8 @@ class PromptCacheKey:
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Begin to look at the response to a keyed request."""
         if flow.response and (exchange := self.state.exchanges.get(flow)):
-            exchange.reader = reader_of(flow.response)
+            get = flow.response.headers.get
+            exchange.reader = UsageReader(get("content-type", ""), get("content-encoding", ""))
 
     async def response(self, flow: http.HTTPFlow) -> None:
         """Report what the upstream read from its cache, and keep what was streamed."""

@@ -107,7 +107,9 @@ class Outcome:
         cause = session.main_cause()
         what = "the cache hit rate has collapsed" if seen == COLLAPSED else "nothing was cached"
         why = f"mostly: {cause}" if cause else "the upstream caches nothing, or spreads requests"
-        help_ = f"; {verdict.remedy}" if verdict and verdict.cause == cause and verdict.remedy else ""
+        help_ = (
+            f"; {verdict.remedy}" if verdict and verdict.cause == cause and verdict.remedy else ""
+        )
         recent = ", ".join(f"{cached}/{input_}" for cached, input_ in session.recent)
         who = pairs(session=exchange.speaker.session)
         line = f"{what} in {who}, the last large prompts: {recent}; {why}{help_}"
@@ -123,7 +125,9 @@ class Outcome:
                 self.state.refused.add((field, exchange.endpoint))
                 where = address(flow.request)
                 what = f"{text(where)} rejects {field} for {pairs(model=exchange.endpoint.model)}"
-                line = f"{what} ({response.status_code}: {form}) and gets it no more until a restart"
+                line = (
+                    f"{what} ({response.status_code}: {form}) and gets it no more until a restart"
+                )
                 if field == NAME:
                     setting = f"{PREFIX}filter={without(self.state.options.filter, where)}"
                     line += f"; to make that permanent: --set {shlex.quote(setting)[:2000]}"

@@ -57,7 +57,11 @@ class Wire:
             return
         size = request.headers.get("content-length")
         length = int(size) if size and size.isascii() and size.isdigit() else None
-        if (size and not length) or (length or 0) > MAX_HELD or "content-encoding" in request.headers:
+        if (
+            (size and not length)
+            or (length or 0) > MAX_HELD
+            or "content-encoding" in request.headers
+        ):
             return
         request.stream = HeldRequest(
             lambda whole: _at_once(self.give_key(flow, whole, wait=False)), length
@@ -71,7 +75,8 @@ class Wire:
         if not exchange or not exchange.reader or not flow.response:
             return
         if self.state.options.stream and exchange.reader.is_stream and not flow.response.stream:
-            exchange.tap = ResponseTap(exchange.reader.feed, _kept_size())
+            headers = flow.response.headers.copy()
+            exchange.tap = ResponseTap(exchange.reader.feed, _kept_size(), headers)
             flow.response.stream = exchange.tap
 
     def keep(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
@@ -87,6 +92,7 @@ class Wire:
             return
         if flow.response.raw_content not in (None, tap.content):
             flow.response.raw_content = tap.content
+            flow.response.headers = tap.headers
             self.state.once(
                 logging.WARNING,
                 "another addon edited a response that had been streamed, so the client has got it "
