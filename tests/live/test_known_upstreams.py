@@ -9,7 +9,11 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from harness import LOOPBACK, Client, Proxy, Request, Upstream, free_port, request_body
+from lib import LOOPBACK, free_port
+from lib.client import Client, request_body
+from lib.messages import Request
+from lib.mitmdump import Mitmdump
+from lib.server import Server
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 CODEX = "/backend-api/codex/responses"
@@ -72,7 +76,7 @@ def user_id(user: str, session: str) -> dict[str, str]:
     return {"user_id": json.dumps(ids)}
 
 
-def ask(port: int, server: Upstream, to: To, session: str = "", user: str = "a") -> Request:
+def ask(port: int, server: Server, to: To, session: str = "", user: str = "a") -> Request:
     """Send a session's request to a host, path and model; return what arrived."""
     host, path, model = to
     session = session or str(uuid4())
@@ -88,30 +92,30 @@ def routing_headers(request: Request) -> dict[str, str]:
 
 
 @contextmanager
-def proxies(server: Upstream, number: int, *settings: str) -> Iterator[list[Proxy]]:
+def proxies(server: Server, number: int, *settings: str) -> Iterator[list[Mitmdump]]:
     """Run regular proxies with `--set` settings; the server stands for every host."""
     settings = (f"map_remote=|^http://[^/]+|{server.url}", *settings)
     args = [arg for setting in settings for arg in ("--set", setting)]
     with ExitStack() as stack:
-        running = [Proxy("regular", args=args) for _ in range(number)]
+        running = [Mitmdump("regular", args=args) for _ in range(number)]
         yield [stack.enter_context(proxy) for proxy in running]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Upstream]:
-    with Upstream() as server:
+def server() -> Iterator[Server]:
+    with Server() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def proxy(server: Upstream) -> Iterator[Proxy]:
+def proxy(server: Server) -> Iterator[Mitmdump]:
     with proxies(server, 1) as (proxy,):
         yield proxy
 
 
 @pytest.mark.parametrize(("to", "name"), ROUTED)
 def test_the_header_that_a_host_routes_by(
-    proxy: Proxy, server: Upstream, to: To, name: str
+    proxy: Mitmdump, server: Server, to: To, name: str
 ) -> None:
     request = ask(proxy.port, server, to)
     assert UUID(request.key)
@@ -119,14 +123,14 @@ def test_the_header_that_a_host_routes_by(
 
 
 @pytest.mark.parametrize("to", KEYED)
-def test_the_key_alone(proxy: Proxy, server: Upstream, to: To) -> None:
+def test_the_key_alone(proxy: Mitmdump, server: Server, to: To) -> None:
     request = ask(proxy.port, server, to)
     assert UUID(request.key)
     assert routing_headers(request) == {}
 
 
 @pytest.mark.parametrize("to", REJECTING)
-def test_nothing(proxy: Proxy, server: Upstream, to: To) -> None:
+def test_nothing(proxy: Mitmdump, server: Server, to: To) -> None:
     request = ask(proxy.port, server, to)
     assert request.key is None
     assert routing_headers(request) == {}
@@ -134,7 +138,7 @@ def test_nothing(proxy: Proxy, server: Upstream, to: To) -> None:
 
 @pytest.mark.parametrize("to", LOOKALIKES)
 def test_a_host_that_only_looks_like_one_is_any_host(
-    proxy: Proxy, server: Upstream, to: To
+    proxy: Mitmdump, server: Server, to: To
 ) -> None:
     for form in ("x{}", "evil-{}", "{}.evil.test"):
         request = ask(proxy.port, server, (form.format(to[0]), *to[1:]))
@@ -144,7 +148,7 @@ def test_a_host_that_only_looks_like_one_is_any_host(
 
 
 def test_a_list_of_headers_replaces_the_known_ones_and_an_empty_one_is_none(
-    server: Upstream,
+    server: Server,
 ) -> None:
     with proxies(server, 1, "prompt_cache_headers=x-route") as (proxy,):
         request = ask(proxy.port, server, FIREWORKS)
@@ -162,7 +166,7 @@ GATEWAY = ("gateway.test", MESSAGES, "gpt-6")
 BY_USER, BY_SESSION = 2, 4
 
 
-def count_keys(running: list[Proxy], server: Upstream, to: To) -> int:
+def count_keys(running: list[Mitmdump], server: Server, to: To) -> int:
     """Return how many keys two users with two sessions each get; all proxies have to agree."""
     speakers = [(str(uuid4()), user) for user in ("a", "b") for _ in range(2)]
     keys = []
@@ -185,20 +189,20 @@ def count_keys(running: list[Proxy], server: Upstream, to: To) -> int:
     ],
 )
 def test_two_users_with_two_sessions_each(
-    server: Upstream, scope: str, counts: dict[To, int]
+    server: Server, scope: str, counts: dict[To, int]
 ) -> None:
     with proxies(server, 1, f"prompt_cache_scope={scope}") as running:
         assert {to: count_keys(running, server, to) for to in counts} == counts
 
 
-def test_derived_keys_are_the_same_on_two_proxies(server: Upstream) -> None:
+def test_derived_keys_are_the_same_on_two_proxies(server: Server) -> None:
     with proxies(server, 2, "prompt_cache_keys=derived") as running:
         assert count_keys(running, server, NEW) == BY_USER
         assert count_keys(running, server, OLD) == BY_SESSION
 
 
 @pytest.mark.client
-def test_redis_gives_two_proxies_the_same_keys(server: Upstream, tmp_path: Path) -> None:
+def test_redis_gives_two_proxies_the_same_keys(server: Server, tmp_path: Path) -> None:
     port = str(free_port())
     command = ["redis-server", "--port", port, "--bind", LOOPBACK, "--save", ""]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as redis:

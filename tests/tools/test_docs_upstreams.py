@@ -1,6 +1,6 @@
 """The table in docs/upstreams.md says what the code does."""
 
-from harness import ROOT
+from lib import ROOT
 from prompt_cache_key.options import seconds
 from prompt_cache_key.request.upstreams import UPSTREAMS, Upstream
 
