@@ -1,16 +1,11 @@
 """The commands `promptcache.*`. mitmweb's command bar takes letters and dots only."""
 
 import logging
-from collections.abc import Sequence
 from typing import cast
 
-from mitmproxy import command, ctx, exceptions, http, types
-from mitmproxy.flow import Flow
+from mitmproxy import command, exceptions, types
 
-from prompt_cache_key.judge.verdict import explain
 from prompt_cache_key.log import log, pairs, text
-from prompt_cache_key.show.flows import read
-from prompt_cache_key.show.table import table
 from prompt_cache_key.state import State
 
 
@@ -19,11 +14,6 @@ class Commands:
 
     def __init__(self, state: State) -> None:
         self.state = state
-
-    @command.command("promptcache.sessions")
-    def sessions(self) -> types.Data:
-        """Show the sessions: their keys, and what they got from the cache."""
-        return cast("types.Data", table(rows(self.state)))
 
     @command.command("promptcache.forget")
     def forget(self, session: str) -> None:

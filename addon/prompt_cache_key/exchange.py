@@ -33,7 +33,7 @@ class Exchange:
     speaker: Speaker
     endpoint: Endpoint
     begun: float
-    upstream: Upstream = Upstream()
+    upstream: Upstream = field(default_factory=Upstream)
     key: str = ""
     state: str = ""
     scope: str = ""

@@ -89,7 +89,7 @@ class Outcome:
         if not exchange.count.is_final:
             return
         if verdict:
-            self.state.totals.lose(exchange.count, verdict.lost, verdict.cause)
+            exchange.count.lose(verdict.lost, verdict.cause)
             flow.metadata["prompt_cache_lost"] = verdict.lost
             if self.state.options.mark and not flow.marked:
                 flow.marked = MARKER
@@ -104,7 +104,7 @@ class Outcome:
     ) -> None:
         """Tell of a session that gets nothing from the cache, or hardly anything any more."""
         session = exchange.count.session
-        cause = session.main_cause()
+        cause = session.main_cause
         what = "the cache hit rate has collapsed" if seen == COLLAPSED else "nothing was cached"
         why = f"mostly: {cause}" if cause else "the upstream caches nothing, or spreads requests"
         help_ = (

@@ -1,9 +1,8 @@
 """What each session asked for, what it got from the upstream's prompt cache, and what it lost."""
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
 
 from prompt_cache_key.log import pairs
 from prompt_cache_key.response.usage import Usage
@@ -23,27 +22,54 @@ LARGE = 2000
 RECENT = 5
 """Large prompts of a session by which it is judged."""
 
-NOTHING_CACHED: Final = "nothing cached"
-COLLAPSED: Final = "collapsed"
+NOTHING_CACHED = "nothing cached"
+COLLAPSED = "collapsed"
 
 
 @dataclass(slots=True)
 class Total:
     """Sums over requests; the tokens are those of the responses that reported their usage.
 
-    `measured` are the prompt tokens of those that reported cached tokens too, if only 0.
+    `measured` are the prompt tokens of those that reported cached tokens too, if only 0. `causes`
+    are requests that lost tokens which should have been cached, and these tokens, by cause.
     """
 
     requests: int = 0
     input: int = 0
     cached: int = 0
     measured: int = 0
-    lost: int = 0
+    causes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def hit(self) -> float | None:
         """Percent of the prompt tokens that were read from the cache; None if that is not known."""
         return 100 * self.cached / self.measured if self.measured else None
+
+    @property
+    def lost(self) -> int:
+        """Tokens that should have been read from the cache and were not."""
+        return sum(tokens for _, tokens in self.causes.values())
+
+    @property
+    def main_cause(self) -> str:
+        """What lost most tokens; "" if nothing did."""
+        return max(self.causes, key=lambda cause: self.causes[cause][1], default="")
+
+    def add(self, usage: Usage | None, sign: int, requests: int) -> None:
+        """Add requests and, with a sign of 1 or -1, a usage."""
+        self.requests += requests
+        if usage:
+            self.input += sign * usage.input
+            if usage.cached is not None:
+                self.cached += sign * usage.cached
+                self.measured += sign * usage.input
+
+    def lose(self, tokens: int, cause: str) -> None:
+        """Count tokens that a request lost."""
+        if cause not in self.causes and len(self.causes) >= MAX_CAUSES:
+            cause = "other causes"
+        requests, lost = self.causes.get(cause, (0, 0))
+        self.causes[cause] = requests + 1, lost + tokens
 
     def __str__(self) -> str:
         cached = self.cached if self.measured else "?"
@@ -52,19 +78,13 @@ class Total:
 
 @dataclass(slots=True)
 class Row(Total):
-    """One agent's requests to one model, with what the last one had; `causes` of lost tokens."""
+    """One agent's requests to one model, with what the last one had."""
 
     key: str = ""
     state: str = ""
     scope: str = ""
     name: tuple[str, ...] = ()
     response_id: str = ""
-    causes: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def main_cause(self) -> str:
-        """What lost most tokens; "" if nothing did."""
-        return max(self.causes, key=self.causes.__getitem__, default="")
 
 
 @dataclass(slots=True)
@@ -79,13 +99,6 @@ class SessionTotal(Total):
     has_hit: bool = False
     is_told: bool = False
 
-    def main_cause(self) -> str:
-        """Return what lost it most tokens; "" if nothing did."""
-        causes: Counter[str] = Counter()
-        for row in self.rows.values():
-            causes.update(row.causes)
-        return max(causes, key=causes.__getitem__, default="")
-
     def see(self, usage: Usage) -> str:
         """Look at a response; return NOTHING_CACHED or COLLAPSED when that begins, else "".
 
@@ -95,14 +108,12 @@ class SessionTotal(Total):
         if usage.cached is None or usage.input < LARGE:
             return ""
         self.recent = [*self.recent[1 - RECENT :], (usage.cached, usage.input)]
-        if _share(self.recent[-3:]) > 0.8 and len(self.recent) > 2:  # noqa: PLR2004
-            self.has_hit = True
-        if len(self.recent) < RECENT:
-            return ""
-        if not self.cached and not self.is_told:
+        self.has_hit |= len(self.recent) > 2 and _share(self.recent[-3:]) > 0.8  # noqa: PLR2004
+        are_enough = len(self.recent) == RECENT
+        if are_enough and not self.cached and not self.is_told:
             self.is_told = True
             return NOTHING_CACHED
-        if self.has_hit and _share(self.recent) < 0.5:  # noqa: PLR2004
+        if are_enough and self.has_hit and _share(self.recent) < 0.5:  # noqa: PLR2004
             self.has_hit = False
             return COLLAPSED
         return ""
@@ -122,88 +133,80 @@ class Count:
 
     The calls that a translator makes for a request count in its place. The upstream's usage
     counts; where it reports none the translator's; never both, in any order of arrival.
+    `usage` is what it reported, None if that does not count; `causes` are the requests that it is
+    made for, the nearest one first.
     """
 
     def __init__(self, all_: Total, session: SessionTotal, row: Row) -> None:
         self.session = session
         self.row = row
         self.is_open = True
+        self.usage: Usage | None = None
+        self.causes: tuple[Count, ...] = ()
         self._totals = (all_, session, row)
-        self._cause: Count | None = None
         self._calls: list[Count] = []
-        self._counted: tuple[Count, Usage] | None = None
-        self._is_reported = False
-        self._request(1)
+        self._added: Usage | None = None
+        self._is_superseded = False
+        self.add(requests=1)
 
     def begin_call(self, call: "Count") -> None:
         """Let a call count in place of this request, whose answer it is made for."""
+        call.causes = self, *self.causes
         if not self._calls:
-            self._request(-1)
+            call.add(self._added)
+            self.add(self._added, -1, requests=-1)
         self._calls.append(call)
-        call._cause = self
-        if self._counted:
-            usage = self._counted[1]
-            self._withdraw()
-            self._count(usage)
 
     def report(self, usage: Usage) -> None:
         """Count what a response reported, unless the calls for it have reported it."""
-        if self._is_reported:
-            return
-        cause = self._cause
-        while cause:
-            cause._withdraw()
-            cause._is_reported = True
-            cause = cause._cause
-        self._count(usage)
+        if not self._is_superseded:
+            for cause in self.causes:
+                cause.supersede()
+            self.usage = usage
+            self.add(usage)
+
+    def supersede(self) -> None:
+        """Let what it reported, or is yet to report, not count: a call for it has reported."""
+        if self.usage:
+            self.add(self.usage, -1)
+        self.usage = None
+        self._is_superseded = True
 
     @property
     def is_final(self) -> bool:
         """Whether what it reported counts, and no call for it can still take its place."""
-        return bool(self._counted) and not any(call.is_open for call in self._calls)
+        return bool(self.usage) and not self.has_open_call
+
+    @property
+    def has_open_call(self) -> bool:
+        """Whether a call for it, or one for that, is not over."""
+        return any(call.is_open or call.has_open_call for call in self._calls)
 
     def lose(self, tokens: int, cause: str) -> None:
-        """Count tokens that should have been read from the cache."""
-        for total in self._totals:
-            total.lost += tokens
-        causes = self.row.causes
-        if len(causes) < MAX_CAUSES or cause in causes:
-            causes[cause] = causes.get(cause, 0) + tokens
+        """Count tokens that should have been read from the cache, and were not."""
+        if self._calls:
+            self._calls[0].lose(tokens, cause)
+        else:
+            for total in self._totals:
+                total.lose(tokens, cause)
 
-    def _request(self, sign: int) -> None:
-        for total in self._totals:
-            total.requests += sign
-
-    def _count(self, usage: Usage) -> None:
-        place = self._calls[0] if self._calls else self
-        place._add(usage, 1)
-        self._counted = place, usage
-
-    def _withdraw(self) -> None:
-        if self._counted:
-            place, usage = self._counted
-            place._add(usage, -1)
-            self._counted = None
-
-    def _add(self, usage: Usage, sign: int) -> None:
-        for total in self._totals:
-            total.input += sign * usage.input
-            if usage.cached is not None:
-                total.cached += sign * usage.cached
-                total.measured += sign * usage.input
+    def add(self, usage: Usage | None = None, sign: int = 1, requests: int = 0) -> None:
+        """Add to its totals, or to those of the call that counts in its place."""
+        if self._calls:
+            self._calls[0].add(usage, sign, requests)
+        else:
+            self._added = usage if sign > 0 else None
+            for total in self._totals:
+                total.add(usage, sign, requests)
 
 
 class Totals:
-    """The sums of the last `max_sessions` sessions; `all` is that of every request ever.
-
-    `causes` are requests and tokens lost by cause.
-    """
+    """The sums of the last `max_sessions` sessions; `all` is that of every request ever."""
 
     def __init__(self, max_sessions: int = 10_000) -> None:
         self.max_sessions = max_sessions
         self.all = Total()
         self.sessions: OrderedDict[str, SessionTotal] = OrderedDict()
-        self.causes: dict[str, tuple[int, int]] = {}
 
     def begin(self, session: str, agent: str, model: str) -> Count:
         """Count a request."""
@@ -217,19 +220,10 @@ class Totals:
             del total.rows[next(iter(total.rows))]
         return Count(self.all, total, row)
 
-    def lose(self, count: Count, tokens: int, cause: str) -> None:
-        """Count tokens that a request should have read from the cache, and did not."""
-        count.lose(tokens, cause)
-        if cause not in self.causes and len(self.causes) >= MAX_CAUSES:
-            cause = "other causes"
-        requests, lost = self.causes.get(cause, (0, 0))
-        self.causes[cause] = requests + 1, lost + tokens
-
     def response_id(self, session: str, agent: str, model: str) -> str:
         """Return the id of the last response to who asks; "" if there is none."""
-        total = self.sessions.get(session)
-        row = total and total.rows.get((agent, model))
-        return row.response_id if row else ""
+        total = self.sessions.get(session, SessionTotal())
+        return total.rows.get((agent, model), Row()).response_id
 
     def names(self, session: str) -> set[tuple[str, ...]]:
         """Return what the keys of a session's rows are kept by."""
@@ -250,7 +244,7 @@ class Totals:
             yield f"{pairs(session=session)} {total}"
         if len(most) > MAX_LINES:
             yield f"… and {len(most) - MAX_LINES} more"
-        worst = sorted(self.causes.items(), key=lambda item: -item[1][1])
+        worst = sorted(self.all.causes.items(), key=lambda item: -item[1][1])
         for cause, (requests, lost) in worst[:MAX_LINES]:
             yield f"lost {pairs(cause=cause, requests=requests, tokens=lost)}"
         yield f"total {pairs(sessions=len(most))} {self.all}"

@@ -11,6 +11,7 @@ is not valid between its braces is the upstream's to judge.
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public, unlisted by typeshed
 from typing import Any, Final
@@ -30,6 +31,7 @@ _MODEL = re.compile(rb'[ \t\n\r]*"model"[ \t\n\r]*:[ \t\n\r]*"([^"\\\x00-\x1f]*)
 _USER = re.compile(rb'"user"[ \t\n\r]*:')
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NO_NAME = re.compile(r"[ \t\n\r]*\}")
 _NAME = re.compile(r'[ \t\n\r]*"')
 _COLON = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 
@@ -104,17 +106,19 @@ class Body:
 
         `more` are further members to come first, of names that the body does not have.
         """
-        members = more if self.own_key is not ABSENT else {NAME: key, **more}
         raw = self.raw
-        if self.own_key is not ABSENT:
-            raw = _replaced(raw.decode(), json.dumps(key)).encode()
-        if not members:
+        if self.own_key is ABSENT:
+            more = {NAME: key, **more}
+        else:
+            with reading():
+                raw = _replaced(raw.decode(), json.dumps(key)).encode()
+        if not more:
             return raw
-        new = _encode(members)[1:-1].encode()
+        first = _encode(more)[1:-1].encode()
         comma = b"" if _EMPTY.match(raw, self._inside) else b","
         # One copy of the body, not three: slices of a memoryview are none.
         view = memoryview(raw)
-        return b"".join((view[: self._inside], new, comma, view[self._inside :]))
+        return b"".join((view[: self._inside], first, comma, view[self._inside :]))
 
 
 def _number(digits: str) -> int | float:
@@ -126,13 +130,20 @@ _json = json.JSONDecoder(parse_int=_number)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def _load(raw: bytes) -> dict[str, Any]:
+@contextmanager
+def reading() -> Iterator[None]:
+    """Raise ValueError for a body that can't be read, in words that are the same for each."""
     try:
-        value: dict[str, Any] = _json.decode(raw.decode().removeprefix("\ufeff"))
+        yield
     except RecursionError:
         raise ValueError("the body nests too deep") from None
     except ValueError:
         raise ValueError("the body is not JSON in UTF-8") from None
+
+
+def _load(raw: bytes) -> dict[str, Any]:
+    with reading():
+        value: dict[str, Any] = _json.decode(raw.decode().removeprefix("\ufeff"))
     return value
 
 
@@ -149,17 +160,15 @@ def _replaced(text: str, value: str) -> str:
 def members(text: str, at: int = 0) -> Iterator[tuple[str, int, int]]:
     """Yield the name of each of an object's own members, and where its value starts and ends.
 
-    The object begins at the first brace from `at` on. ValueError where the text is no valid one,
-    or nests too deep.
+    The object begins at the first brace from `at` on. To be called within `reading`.
     """
     end = text.index("{", at)
+    if _NO_NAME.match(text, end + 1):
+        return
     while text[end] != "}":
-        try:
-            name, at = scanstring(text, _after(_NAME, text, end + 1))
-            start = _after(_COLON, text, at)
-            _, end = _json.raw_decode(text, start)
-        except RecursionError:
-            raise ValueError("the body nests too deep") from None
+        name, at = scanstring(text, _after(_NAME, text, end + 1))
+        start = _after(_COLON, text, at)
+        _, end = _json.raw_decode(text, start)
         yield name, start, end
         end = _after(_SPACE, text, end)
         if text[end : end + 1] not in (",", "}"):
@@ -167,13 +176,10 @@ def members(text: str, at: int = 0) -> Iterator[tuple[str, int, int]]:
 
 
 def elements(text: str, at: int) -> Iterator[tuple[int, int]]:
-    """Yield where each element of the array that begins at `at` starts and ends; else as above."""
+    """Yield where each element of the array that begins at `at` starts and ends, as above."""
     end = at
     while (start := _after(_SPACE, text, end + 1)) < len(text) and text[start] != "]":
-        try:
-            _, end = _json.raw_decode(text, start)
-        except RecursionError:
-            raise ValueError("the body nests too deep") from None
+        _, end = _json.raw_decode(text, start)
         yield start, end
         end = _after(_SPACE, text, end)
         if text[end : end + 1] != ",":

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 TIMEOUT = 0.25
 """Seconds that a request waits for the server, at most."""
 
-PATIENCE = 5.0
-"""Seconds until an exchange is given up: longer than a request waits, to connect from far away."""
+PATIENCE = 20
+"""How many times as long an exchange may take, as it does to connect from far away."""
 
 PAUSE = 1.0
 """Seconds from one try to the next while the server is away."""
@@ -52,14 +52,11 @@ def client(url: str) -> "Redis":
     """
     try:
         # Of the extra [redis], and slow to import.
-        from redis import RedisError  # noqa: PLC0415
-        from redis.asyncio import Redis  # noqa: PLC0415
+        from redis.asyncio import Redis, RedisError  # noqa: PLC0415
         from redis.asyncio.retry import Retry  # noqa: PLC0415
         from redis.backoff import NoBackoff  # noqa: PLC0415
     except ImportError:
-        raise ValueError(
-            "the package redis is missing: install mitmproxy-prompt-cache-key[redis]"
-        ) from None
+        raise ValueError("redis is missing: install mitmproxy-prompt-cache-key[redis]") from None
     bad = ValueError(
         "it is neither memory nor a good redis://, rediss:// or unix:// URL, where /, ?, # and @ "
         "in a password are written %2F, %3F, %23 and %40"
@@ -104,9 +101,8 @@ class RedisStore:
     it again, and of several keys that were made while it was away one remains.
 
     A request waits up to `timeout` seconds. While the server is away or slower than that, requests
-    go on at once with the keys known here, and once a second at most one has its offer made too.
-
-    `lost` tells that this is so. `url` is as for `client`. The methods belong into one event loop.
+    go on at once with the keys known here, and once a second at most one has its offer made too;
+    `lost` tells that this is so. `url` is as for `client`. All methods belong into one event loop.
     """
 
     def __init__(self, url: str, keys: Keys, timeout: float = TIMEOUT) -> None:
@@ -117,25 +113,24 @@ class RedisStore:
         self._shown = f"prompt_cache_store {text(without_secrets(url))}"
         self._offers: list[_Offer] = []
         self._exchange: asyncio.Task[bool] | None = None
-        self._trial: asyncio.Task[None] | None = None
         self._try_at = 0.0
         self._told = False
-        self._closing: asyncio.Task[None] | None = None
 
     def connect(self) -> None:
         """Connect ahead of the first request, and so tell early of a server that is away."""
         self._exchange = asyncio.create_task(self._make_offers(self._exchange))
 
     async def get(self, name: Name, now: float) -> tuple[str, bool]:
-        """Get the key of a name, or make one; return it, and whether it is new."""
+        """See `Store`."""
         key, new = self._keys.get_now(name, now)
-        mapping, exchange = self._offer(name, now)
+        mapping = cast("Mapping", self._keys.peek(name, now))
+        exchange = self._offer(name, now)
         if exchange and not self.lost and not await self._is_in_time(exchange):
             self._lose(f"no answer within {self.timeout * 1000:.0f} ms")
         return mapping.key, new and mapping.key == key
 
     def get_now(self, name: Name, now: float) -> tuple[str, bool]:
-        """Get the key that is known here, or make one, and offer it; do not wait for the answer."""
+        """Offer the key that is known here, or a new one, and take it without an answer."""
         got = self._keys.get_now(name, now)
         self._offer(name, now)
         return got
@@ -158,17 +153,15 @@ class RedisStore:
             await asyncio.wait([self._exchange], timeout=self.timeout)
         await self._client.aclose()
 
-    def _offer(
-        self, name: Name, now: float, *, replace: bool = False
-    ) -> tuple[Mapping, asyncio.Task[bool] | None]:
-        """Return the mapping that is known here, and the exchange that it is offered in, if any.
+    def _offer(self, name: Name, now: float, *, replace: bool = False) -> asyncio.Task[bool] | None:
+        """Return the exchange in which the mapping that is known here is offered, if any.
 
         While an exchange is on its way it is the next one, with all that is offered until then: a
         hundred offers cost little more than one, and one connection is enough.
         """
         mapping = cast("Mapping", self._keys.peek(name, now))
         if self.lost and now < self._try_at:
-            return mapping, None
+            return None
         self._try_at = now + PAUSE
         # Of what is left of a life nothing is rounded up: it would grow at each hand-over.
         life = max(1, int(self._keys.remaining(mapping, now) * 1000))
@@ -177,7 +170,7 @@ class RedisStore:
             self._exchange = asyncio.create_task(self._make_offers(self._exchange))
         if self.lost and self._exchange:
             self._trial = asyncio.create_task(self._try(self._exchange))
-        return mapping, self._exchange
+        return self._exchange
 
     async def _try(self, exchange: asyncio.Task[bool]) -> None:
         """Take the server for back if it has answered in time."""
@@ -189,8 +182,7 @@ class RedisStore:
         """Wait for an exchange, which goes on if it is late or the request is cancelled."""
         # In parts, which take longer in a loop that is behind: that is no fault of the server.
         for _ in range(_PARTS):
-            done, _ = await asyncio.wait([exchange], timeout=self.timeout / _PARTS)
-            if done:
+            if (await asyncio.wait([exchange], timeout=self.timeout / _PARTS))[0]:
                 return True
         return False
 
@@ -200,7 +192,7 @@ class RedisStore:
             await asyncio.wait([before])
         offers, self._offers = self._offers, []
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE * self.timeout):
                 replies = await self._ask(offers)
             for offer, answer, left in zip(offers, replies[::2], replies[1::2], strict=True):
                 self._take(offer, answer, left)
@@ -246,10 +238,8 @@ class RedisStore:
     def _lose(self, why: str) -> None:
         if not self.lost:
             self.lost = True
-            log(
-                logging.WARNING,
-                f"{self._shown} is lost, requests go on with the keys known here: {why}",
-            )
+            line = f"{self._shown} is lost, requests go on with the keys known here: {why}"
+            log(logging.WARNING, line)
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from prompt_cache_key.request.body import MEMBER_SIZE
+from prompt_cache_key.request.body import MEMBER_SIZE, Body
 
 MAX_HELD = 16 << 20
 """Bytes of a body that are held back. Whether a body has a key of its own shows at its end."""
@@ -12,10 +12,10 @@ MAX_HELD = 16 << 20
 class HeldRequest:
     """Takes a body that comes in chunks, and sends on what `edit` makes of the whole of it.
 
-    `edit` may not make it larger than by `MEMBER_SIZE`; ValueError if it can't be done, and then
-    the body goes on as it came. With a `length`, that of what goes in, what comes out is always
-    `MEMBER_SIZE` bytes longer, as the headers have promised: there is white space after the end,
-    which JSON allows. Without one a body larger than `MAX_HELD` goes on as it comes.
+    `edit` raises ValueError if it can't be done, and then the body goes on as it came. With a
+    `length`, that of what goes in, what comes out is always `MEMBER_SIZE` bytes longer, as the
+    headers have promised: there is white space after the end, which JSON allows. Without one a
+    body larger than `MAX_HELD` goes on as it comes.
 
     `content` is the body as it came, b"" as long as that is not known; `problem` says why there
     is no key, and is empty while there may be one.
@@ -38,8 +38,8 @@ class HeldRequest:
         self._held.append(chunk)
         self._size += len(chunk)
         # b"" is no sure sign of the end: mitmproxy passes on an empty frame of HTTP/2 as well.
-        is_last = self._left <= 0 if self._is_sized else not chunk
-        if not is_last and self._size <= MAX_HELD:
+        is_last = self._left <= 0 if self._is_sized else self._size > 0 and not chunk
+        if not is_last and (self._is_sized or self._size <= MAX_HELD):
             return []
         whole, self._held = b"".join(self._held), None
         if is_last:
@@ -51,8 +51,10 @@ class HeldRequest:
     def _edited(self, whole: bytes) -> bytes:
         self.content = sent = whole
         try:
-            sent = self._edit(whole)
-            if len(sent) > len(whole) + MEMBER_SIZE:
+            # Read whole where the length is not known, for what looks like the end may be none.
+            if self._is_sized or Body(whole).whole:
+                sent = self._edit(whole)
+            if self._is_sized and len(sent) > len(whole) + MEMBER_SIZE:
                 sent, self.problem = whole, "it is streamed, and would grow too much"
         except ValueError as e:
             self.problem = str(e)

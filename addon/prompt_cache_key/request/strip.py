@@ -14,11 +14,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from prompt_cache_key.request.body import elements, members
+from prompt_cache_key.request.body import elements, members, reading
 
 _SYSTEM = ("system", "developer")
 # As it stands in JSON; the line's end is an escape there.
-_ATTRIBUTION = re.compile(r'"(x-anthropic-billing-header:(?: *[\w-]+=[^;"\\]*;)*(?:\\r)?(?:\\n)?)')
+_ATTRIBUTION = re.compile(r'"(x-anthropic-billing-header:(?: *[\w-]+=[^;"\\]*;)+(?:\\r)?(?:\\n)?)')
 _COUNTDOWN = re.compile(r"\s*<total_tokens>[^<]*tokens left</total_tokens>\s*")
 _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 
@@ -33,11 +33,9 @@ def strip(raw: bytes, names: Iterable[str]) -> bytes:
     for name in names:
         mark, find = STRIPPED[name]
         if mark in raw:
-            text = raw.decode()
-            try:
+            with reading():
+                text = raw.decode()
                 spans = list(find(text))
-            except RecursionError:
-                raise ValueError("the body nests too deep") from None
             for start, end in reversed(spans):
                 text = text[:start] + text[end:]
             raw = text.encode()
@@ -99,5 +97,5 @@ def _value(text: str, span: Span | None) -> object:
 
 STRIPPED: dict[str, tuple[bytes, Callable[[str], Iterator[Span]]]] = {
     "attribution": (b'"x-anthropic-billing-header:', _attribution),
-    "countdown": (b"<total_tokens>", _countdown),
+    "countdown": (b"total_tokens", _countdown),
 }

@@ -32,10 +32,10 @@ def test_explain() -> None:
     broken = find_break([body("a", "this")], body("a", "other"))
     line, details = explain(broken, usage)
     assert line == (
-        "the prefix broke at messages[1].content, character 0: earlier messages were rewritten "
-        "(as /compact does); the upstream reports input=2048 cached=0"
+        "the prefix broke at messages[1].content, character 0: messages rewritten; "
+        "the upstream reports input=2048 cached=0"
     )
-    assert details == "about 2 tokens before it held (estimated)\nwas: this\nis: other"
+    assert details == "was: this\nis: other"
     assert explain(None, usage) == (
         "the prefix held; the upstream reports input=2048 cached=0",
         "",

@@ -179,8 +179,8 @@ def test_rejections_in_a_gateways_message(error: Any, form: str, wrapper: str) -
 
 
 def test_python_bytes() -> None:
-    inner = '{"error":\n {"x": "é \'quoted\' \\"x\\" \\\\n", "message": "KEY: extra fields not permitted"}}'
-    inner = inner.replace("KEY", KEY)
+    inner = '{"error":\n {"x": "é \'quoted\' \\"x\\" \\\\n", "message": "KEY"}}'
+    inner = inner.replace("KEY", f"{KEY}: extra fields not permitted")
     assert repr(inner.encode()).startswith("b'")
     assert refusal(400, body(said(f"litellm.XError: {inner.encode()!r}"))) == EXTRA
 
