@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
@@ -37,16 +37,27 @@ MAPPING = re.compile(
 )
 MISS = re.compile(r"\[prompt-cache\] miss .*")
 
-# The times of a flow are virtual; an answer takes a second.
+# Time is virtual in mitmdump too: for its flows, whose answers take a second, and for the addon.
 SCRIPT = f"""
-def request(flow):
-    set_time(flow.request, float(flow.request.headers["{TIME_HEADER}"]))
+import sys
 
-def response(flow):
-    set_time(flow.response, flow.request.timestamp_start + 1)
+class Clock:
+    now = 0.0
 
-def set_time(message, time):
-    message.timestamp_start = message.timestamp_end = time
+    def request(self, flow):
+        self.now = float(flow.request.headers["{TIME_HEADER}"])
+        flow.request.timestamp_start = flow.request.timestamp_end = self.now
+
+    def response(self, flow):
+        flow.response.timestamp_start = flow.response.timestamp_end = self.now + 1
+
+clock = Clock()
+addons = [clock]
+"""
+WITH_ADDON = f"""
+sys.path.append({str(ADDON.parent)!r})
+from prompt_cache_key.hooks import PromptCacheKey
+addons.append(PromptCacheKey(lambda: clock.now))
 """
 
 
@@ -95,7 +106,7 @@ def play(seconds: float, flows: Path) -> Played:
     run_, stopping = partial(run, time.time()), threading.Event()
     with ThreadPoolExecutor() as pool:
         passes = (
-            pool.submit(run_, stopping, both, scripts=()),
+            pool.submit(run_, stopping, both, addon=""),
             pool.submit(run_, stopping, both + unlucky, "-w", str(flows)),
             pool.submit(run_, stopping, both[::2], "--set", "prompt_cache_scope=user"),
             pool.submit(run_, stopping, both[1::2], "--set", "prompt_cache_scope=session"),
@@ -111,19 +122,19 @@ def run(
     stopping: threading.Event,
     turns: list[tuple[Call, str]],
     *args: str,
-    scripts: Sequence[Path] = (ADDON,),
+    addon: str = WITH_ADDON,
 ) -> Pass:
-    """Send calls to models through a mitmdump with these arguments and scripts.
+    """Send calls to models through a mitmdump with these arguments.
 
     `start` is the time of the first, in seconds since the epoch.
     """
     stand_in, seen = StandIn(), []
     with tempfile.TemporaryDirectory() as folder, Server(stand_in.respond) as server:
         script = Path(folder, "virtual.py")
-        script.write_text(SCRIPT)
+        script.write_text(SCRIPT + addon)
         # As the next proxy, the stand-in gets the requests for all hosts.
         mode = f"upstream:{server.url}"
-        proxy = Mitmdump(mode, args=args, scripts=[script, *scripts], flow_detail="0")
+        proxy = Mitmdump(mode, args=args, scripts=[script], flow_detail="0")
         with proxy, Client(proxy.port) as client:
             for call, model in turns:
                 if stopping.is_set():
