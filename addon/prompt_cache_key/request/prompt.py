@@ -1,17 +1,15 @@
-"""What a request says, in any dialect: its tools, its system prompt, its conversation.
-
-Lines are what is compared, since translators join and split the blocks that lines stand in, and
-their hashes are what is kept, so that no text is. Reading is done in steps, for the event loop's
-sake: a generator yields before each the microseconds that it may take.
-"""
+"""What a request says, in any dialect: its tools, its system prompt, its conversation."""
 
 import json
 import re
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
+
+from prompt_cache_key.request import passage
+from prompt_cache_key.request.passage import Passage, Steps
 
 MAX_LINES = 4096
 """Lines of a conversation that are remembered of a request in flight, the newest: at most twice as
@@ -19,65 +17,36 @@ many."""
 
 MAX_IDS = 32
 _MAX_PROBES = 4096
-_STEP = 1000  # lines
 
 _SYSTEM = ("system", "developer")
-_ATTRIBUTION = "x-anthropic-billing-header"
 _ID_NAMES = ("tool_use_id", "tool_call_id", "call_id")
 _ID_STARTS = (b'"tool_use', b'"tool_call', b'"call')
 _ID = re.compile(rb'_id"\s*:\s*"([^"\\]{1,256})"')
 _JSON_BLOCKS = re.compile(r'\[\{"(?:type": ?"text|text": ?")')
-
-# As all JSON encoders write it, and whichever blocks a translator joins.
 _PLAIN = re.compile(r"[A-Za-z0-9 ,.]+")
-
-T = TypeVar("T")
-Steps = Generator[int, None, T]
-
-
-class Passage(NamedTuple):
-    """The lines of one message or of one tool result.
-
-    `edges` are the first and last lines of its blocks, which a translator may join: as they are,
-    joined, and joined by a space. `inner` are the other lines. `labels` are the lines of the form
-    `label: value` by label, but for the attribution's, which was seen to differ. Tuples, as the
-    garbage collector looks at every hash in a set.
-    """
-
-    inner: tuple[int, ...]
-    edges: list[tuple[int, ...]]
-    labels: dict[int, set[int]]
-
-    @property
-    def lines(self) -> tuple[int, ...]:
-        """All lines, as they are."""
-        return self.inner + self.edges[0]
-
-    def missing(self, known: set[int]) -> int:
-        """Return how many lines are not known, in the form that is known best."""
-        return _unknown(self.inner, known) + min(_unknown(form, known) for form in self.edges)
 
 
 @dataclass(eq=False)
 class Prompt:
-    """What a request says; all lists are in order, the newest first.
+    """What a request says; lists begin with the newest.
 
-    `tools` are the names of its tools, `system` its system prompts and messages, `said` what user
-    and assistant say. `answers` counts the assistant's turns; what came after the last of them are
-    `asked`, the first so many of `said`, and `new`, the results of tools. `ids` are
-    those of the newest results, `fresh` if these are new. `system_lines` are those of `system`, and
-    `known` all lines in every form. `needles` are bytes that a request which says the newest of this has in its body.
+    `tools` are the names of its tools, `system` its system prompts and messages, with their lines
+    in `system_lines`, `said` what user and assistant say. `answers` counts the assistant's turns.
+    What came after the last of them are `asked`, the first so many of `said`, and `new`, results of
+    tools. `ids` are those of the newest results, and `are_new` if these came after it. `known` are
+    all lines in every form. `needles` are bytes that are in the body of who says what is asked, as
+    all JSON encoders write them, unless a translator has joined them of two blocks.
     """
 
     tools: set[int] = field(default_factory=set)
     system: list[Passage] = field(default_factory=list)
+    system_lines: set[int] = field(default_factory=set)
     said: list[Passage] = field(default_factory=list)
-    new: list[Passage] = field(default_factory=list)
     asked: int = 0
     answers: int = 0
+    new: list[Passage] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
-    fresh: bool = False
-    system_lines: set[int] = field(default_factory=set)
+    are_new: bool = False
     known: set[int] = field(default_factory=set)
     needles: list[bytes] = field(default_factory=list)
 
@@ -103,51 +72,65 @@ def read(body: bytes, max_lines: int = sys.maxsize) -> Steps[Prompt]:
 
     The conversation is read back to `max_lines` lines.
     """
-    prompt = Prompt()
-    with suppress(ValueError, RecursionError):
+    try:
         yield len(body) // 300
         request = json.loads(body)
         if isinstance(request, dict):
-            prompt.tools = _tools(request.get("tools"))
-            for name in ("system", "instructions"):
-                yield from _add_system(prompt, _blocks(request.get(name)), max_lines)
-            conversation = request.get("messages") or request.get("input")
-            messages = conversation if isinstance(conversation, list) else [conversation]
-            yield from _read_messages(prompt, messages, max_lines)
-    return prompt
+            return (yield from _read(request, max_lines))
+    except (ValueError, RecursionError):
+        pass
+    return Prompt()
 
 
-def _read_messages(prompt: Prompt, messages: list[Any], max_lines: int) -> Steps[None]:
-    lines = 0
+def _read(request: dict[str, Any], max_lines: int) -> Steps[Prompt]:
+    prompt = Prompt(_tools(request.get("tools")))
+    for name in ("system", "instructions"):
+        yield from _add_system(prompt, _blocks(request.get(name)), max_lines)
+    conversation = request.get("messages") or request.get("input")
     is_answered = False
     batch = None
-    for message in reversed(messages):
+    for message in reversed(conversation if isinstance(conversation, list) else [conversation]):
         role = _role(message)
-        if role == "assistant":
-            prompt.answers += not is_answered and _is_answer(message)
-            is_answered = is_answered or _is_answer(message)
-        elif role not in _SYSTEM:
+        if role in _SYSTEM:
+            for _, texts in _texts(message):
+                yield from _add_system(prompt, texts, max_lines)
+            continue
+        if role != "assistant":
             is_answered = False
-        is_new = not prompt.answers
+        elif _is_answer(message):
+            prompt.answers += not is_answered
+            is_answered = True
         for call_id, texts in _texts(message):
-            is_result = call_id is not None
             if call_id and batch in (None, prompt.answers):
                 batch = prompt.answers
                 prompt.ids.add(call_id)
-                prompt.fresh = is_new
-            if role in _SYSTEM:
-                yield from _add_system(prompt, texts, max_lines)
-                continue
-            passages = prompt.new if is_result else prompt.said
-            # Most of a long conversation are old results, which tell no more than the answers.
-            if not texts or lines > max_lines or (is_result and not is_new):
-                continue
-            passages.append((yield from _passage(texts, max_lines, has_labels=not is_result)))
-            prompt.known.update(passages[-1].inner, *passages[-1].edges)
-            lines += len(passages[-1].lines)
-            if is_new and not is_result:
-                prompt.asked += 1
-                _add_needle(prompt, texts[-1])
+                prompt.are_new = batch == 0
+            yield from _add(prompt, texts, max_lines, is_result=call_id is not None)
+    return prompt
+
+
+def _add_system(prompt: Prompt, texts: list[str], max_lines: int) -> Steps[None]:
+    if texts:
+        added = yield from passage.read(texts, max_lines, has_labels=True)
+        prompt.system.append(added)
+        prompt.system_lines.update(added.lines)
+        prompt.known.update(added.inner, *added.edges)
+
+
+def _add(prompt: Prompt, texts: list[str], max_lines: int, *, is_result: bool) -> Steps[None]:
+    is_new = not prompt.answers
+    lines = len(prompt.known) - len(prompt.system_lines)
+    # Most of a long conversation are old results, which tell no more than the answers to them.
+    if not texts or (is_result and not is_new) or lines > max_lines:
+        return
+    added = yield from passage.read(texts, max_lines, has_labels=not is_result)
+    prompt.known.update(added.inner, *added.edges)
+    (prompt.new if is_result else prompt.said).append(added)
+    if is_new and not is_result:
+        prompt.asked += 1
+        last = texts[-1].strip().rsplit("\n", 1)[-1]
+        if needle := max(map(str.strip, _PLAIN.findall(last)), key=len, default=""):
+            prompt.needles.append(needle.encode())
 
 
 def _role(message: Any) -> str:
@@ -166,63 +149,6 @@ def _is_answer(message: dict[str, Any]) -> bool:
     calls = message.get("tool_calls") or str(message.get("type")).endswith("_call")
     uses = any(block.get("type") == "tool_use" for block in _dicts(content))
     return bool(calls or uses or _blocks(content))
-
-
-def _add_system(prompt: Prompt, texts: list[str], max_lines: int) -> Steps[None]:
-    if texts:
-        passage = yield from _passage(texts, max_lines, has_labels=True)
-        prompt.system.append(passage)
-        prompt.system_lines.update(passage.lines)
-        prompt.known.update(passage.inner, *passage.edges)
-
-
-def _passage(texts: list[str], max_lines: int, *, has_labels: bool) -> Steps[Passage]:
-    inner: set[int] = set()
-    labels: dict[int, set[int]] = {}
-    blocks = []
-    for text in texts:
-        lines = text.split("\n", max_lines)[:max_lines]
-        for start in range(0, len(lines), _STEP):
-            yield min(len(lines), _STEP) + 5
-            step = list(map(str.strip, lines[start : start + _STEP]))
-            if has_labels:
-                _add_labels(labels, step)
-            edges = (start == 0, start + _STEP >= len(lines))
-            inner.update(map(hash, filter(None, step[edges[0] : len(step) - edges[1]])))
-        blocks.append([line.strip() for line in (lines[0], *lines[1:][-1:])])
-    forms = [[line for block in blocks for line in block]]
-    if len(blocks) > 1:
-        forms += [_joined(blocks, ""), _joined(blocks, " ")]
-    edges_of = [tuple(set(map(hash, filter(None, form))) - inner) for form in forms]
-    return Passage(tuple(inner), edges_of, labels)
-
-
-def _unknown(lines: tuple[int, ...], known: set[int]) -> int:
-    return len(lines) - sum(map(known.__contains__, lines))
-
-
-def _add_labels(labels: dict[int, set[int]], lines: list[str]) -> None:
-    for line in lines:
-        label, colon, _ = line.partition(": ")
-        if colon and label != _ATTRIBUTION:
-            labels.setdefault(hash(label), set()).add(hash(line))
-
-
-def _add_needle(prompt: Prompt, text: str) -> None:
-    last = text.strip().rsplit("\n", 1)[-1]
-    if needle := max(map(str.strip, _PLAIN.findall(last)), key=len, default=""):
-        prompt.needles.append(needle.encode())
-
-
-def _joined(blocks: list[list[str]], separator: str) -> list[str]:
-    """Return the first and last lines of the blocks as they are when those are joined."""
-    edges, last = [], ""
-    for first, *rest in blocks:
-        last = f"{last}{separator}{first}".strip()
-        if rest:
-            edges.append(last)
-            last = rest[-1]
-    return [*edges, last]
 
 
 def _tools(tools: Any) -> set[int]:
