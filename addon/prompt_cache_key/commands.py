@@ -1,9 +1,8 @@
 """The commands `promptcache.*`. mitmweb's command bar takes letters and dots only."""
 
 import logging
-from typing import cast
 
-from mitmproxy import command, exceptions, types
+from mitmproxy import command, exceptions
 
 from prompt_cache_key.log import log, pairs, text
 from prompt_cache_key.state import State

@@ -13,10 +13,23 @@ PREFIX: Final = "prompt_cache_"
 AUTO: Final = ("auto",)
 
 # A key in one of these would break the request, or pass for what it is not.
-_NOT_FOR_KEYS = frozenset(
-    "authorization connection content-encoding content-length content-type cookie expect host "
-    "keep-alive proxy-authorization te trailer transfer-encoding upgrade x-api-key".split()
-)
+_NOT_FOR_KEYS = {
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-api-key",
+}
 
 _IN_PATTERN = dict.fromkeys('"\\^[]', ".")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}

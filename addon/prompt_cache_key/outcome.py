@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import shlex
-from collections.abc import Hashable
 
 from mitmproxy import http
 

@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 from mitmproxy import flowfilter, http
 
 from prompt_cache_key.exchange import Endpoint, Exchange
-from prompt_cache_key.judge.totals import Totals
 from prompt_cache_key.judge.history import History
+from prompt_cache_key.judge.totals import Totals
 from prompt_cache_key.log import log, text
 from prompt_cache_key.options import Options
 from prompt_cache_key.request.bridge import Bridge

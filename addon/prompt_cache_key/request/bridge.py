@@ -130,9 +130,10 @@ class Bridge:
     ) -> tuple[Hashable, Speaker] | None:
         """Return the request that caused a call, and who speaks in it; None in doubt.
 
-        Only requests count that wait as the call comes, and go to another `place`. `pause` is awaited after each few
-        milliseconds of work. If the call shows its `session`, it is one of that session's requests:
-        where nothing tells which, one with the fewest calls yet, of those the newest.
+        Only requests count that wait as the call comes, and go to another `place`. `pause` is
+        awaited after each few milliseconds of work. If the call shows its `session`, it is one of
+        that session's requests: where nothing tells which, one with the fewest calls yet, of those
+        the newest.
         """
         newest = reversed(self._waiting.values())
         others = [each for each in newest if each.place != place]
