@@ -25,6 +25,7 @@ from prompt_cache_key.request.strip import strip
 from prompt_cache_key.request.upstreams import DEFAULT_FILTER, Upstream, upstream_of
 from prompt_cache_key.response.usage import UsageReader
 from prompt_cache_key.settings import Settings
+from prompt_cache_key.show.view import PromptView
 from prompt_cache_key.state import State
 from prompt_cache_key.wire import Wire, sent_content
 
@@ -42,7 +43,7 @@ class PromptCacheKey:
         self.state = State(clock)
         self.outcome = Outcome(self.state)
         self.wire = Wire(self.state, self.is_ours, self.give_key)
-        self.addons = [Settings(self.state), Commands(self.state)]
+        self.addons = [Settings(self.state), Commands(self.state), PromptView()]
 
     def running(self) -> None:
         """Take the place next to the wire."""
