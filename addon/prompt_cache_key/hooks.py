@@ -9,6 +9,7 @@ import logging
 import time
 from asyncio import sleep
 from collections.abc import Callable
+from typing import cast
 
 from mitmproxy import http
 
@@ -125,7 +126,7 @@ class PromptCacheKey:
         found = await bridge.find(body.raw, _pause, session, place) if wait else None
         if found:
             cause, its = found
-            return speaker or its._replace(source="bridge"), cause
+            return speaker or its._replace(source="bridge"), cast("http.HTTPFlow", cause)
         if speaker:
             bridge.add(flow, speaker, lambda: sent_content(flow), place)
         elif is_raw_user_id(body.own_key):
