@@ -9,6 +9,7 @@ import logging
 import time
 from asyncio import sleep
 from collections.abc import Callable
+from typing import cast
 
 from mitmproxy import http
 
@@ -25,6 +26,7 @@ from prompt_cache_key.request.strip import strip
 from prompt_cache_key.request.upstreams import DEFAULT_FILTER, Upstream, upstream_of
 from prompt_cache_key.response.usage import UsageReader
 from prompt_cache_key.settings import Settings
+from prompt_cache_key.show.view import PromptView
 from prompt_cache_key.state import State
 from prompt_cache_key.wire import Wire, sent_content
 
@@ -42,7 +44,7 @@ class PromptCacheKey:
         self.state = State(clock)
         self.outcome = Outcome(self.state)
         self.wire = Wire(self.state, self.is_ours, self.give_key)
-        self.addons = [Settings(self.state), Commands(self.state)]
+        self.addons = [Settings(self.state), Commands(self.state), PromptView()]
 
     def running(self) -> None:
         """Take the place next to the wire."""
@@ -124,7 +126,7 @@ class PromptCacheKey:
         found = await bridge.find(body.raw, _pause, session, place) if wait else None
         if found:
             cause, its = found
-            return speaker or its._replace(source="bridge"), cause
+            return speaker or its._replace(source="bridge"), cast("http.HTTPFlow", cause)
         if speaker:
             bridge.add(flow, speaker, lambda: sent_content(flow), place)
         elif is_raw_user_id(body.own_key):

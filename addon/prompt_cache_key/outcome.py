@@ -89,7 +89,13 @@ class Outcome:
             return
         if verdict:
             exchange.count.lose(verdict.lost, verdict.cause)
-            flow.metadata["prompt_cache_lost"] = verdict.lost
+            flow.metadata |= {
+                "prompt_cache_lost": verdict.lost,
+                "prompt_cache_cause": verdict.cause,
+                "prompt_cache_path": verdict.path,
+                "prompt_cache_before": verdict.before,
+                "prompt_cache_after": verdict.after,
+            }
             if self.state.options.mark and not flow.marked:
                 flow.marked = MARKER
             who = {"key": exchange.key, "session": session, "agent": agent}

@@ -64,7 +64,7 @@ class Break(NamedTuple):
     """What keeps an upstream from reading all of an earlier prompt."""
 
     cause: str
-    """Safe in a log line."""
+    """Safe between quotes in a log line."""
     path: str
     at: int
     before: str
@@ -166,10 +166,16 @@ def _tool_cause(old: list[Any], new: list[Any], at: int) -> str:
     olds, news = ([_tool_name(tool) for tool in tools] for tools in (old, new))
     earlier, name = (names[at] if at < len(names) else None for names in (olds, news))
     if name is not None and (earlier is None or name not in olds):
-        return f"tool added: {text(name)}"
+        return f"tool added: {_inline(name)}"
     if earlier is not None and (name is None or earlier not in news):
-        return f"tool removed: {text(earlier)}"
-    return f"tool edited: {text(name or 'unnamed')}" if name == earlier else "tools reordered"
+        return f"tool removed: {_inline(earlier)}"
+    return f"tool edited: {_inline(name or 'unnamed')}" if name == earlier else "tools reordered"
+
+
+def _inline(name: str) -> str:
+    """Return a name as the log has it, without its quotes: the cause gets some as a whole."""
+    quoted = text(name)
+    return quoted[1:-1] if quoted.startswith('"') else quoted
 
 
 def _tool_name(tool: Any) -> str:

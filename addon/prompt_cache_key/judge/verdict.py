@@ -50,7 +50,7 @@ class Verdict(NamedTuple):
     cached: int
     """Tokens that it did read."""
     cause: str
-    """Why it read no more: words that are safe in a log line."""
+    """Why it read no more: words that are safe between quotes in a log line."""
     path: str
     """Where the prompt broke, such as `tools[3].name`, escaped; empty if it did not."""
     at: int

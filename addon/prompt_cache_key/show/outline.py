@@ -138,7 +138,7 @@ def _table(parts: list[Part], facts: Facts) -> Iterator[str]:
 
 def _row(part: Part, end: float, column: int) -> Iterator[str]:
     start = f"{end:>9,.0f} {part.chars:>10,}  {fit(part.label, column)}  "
-    room = COLUMNS - sum(map(width, start))
+    room = COLUMNS - width(start)
     words = wrap(part.words, room) if part.path == "tools" else [part.words]
     first, *rest = words or [""]
     yield (start + cut(first, room)).rstrip()

@@ -17,22 +17,22 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def width(char: str) -> int:
-    """Return the columns that a printable character takes."""
-    return 2 if east_asian_width(char) in "WF" else 1
+def width(text: str) -> int:
+    """Return the columns that a printable text takes."""
+    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
 
 
 def fit(text: str, columns: int) -> str:
     """Return it cut, or filled up with spaces, to just as many columns."""
     short = cut(text, columns)
-    return short + " " * (columns - sum(map(width, short)))
+    return short + " " * (columns - width(short))
 
 
 def cut(text: str, columns: int) -> str:
     """Return it printable and on one line, with `…` at the end if it takes more columns."""
     start = text[: 4 * columns]  # of 1 MB no more is looked at
     plain = printable(" ".join(start.split()))
-    if len(start) == len(text) and sum(map(width, plain)) <= columns:
+    if len(start) == len(text) and width(plain) <= columns:
         return plain
     room = columns - 1
     for at, char in enumerate(plain):

@@ -1,17 +1,15 @@
 """Prompts in three dialects, the recorded ones at full length, and a model of a prefix cache."""
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, TypeAlias
 
+from lib.recordings import records, restored
 from prompt_cache_key.response.usage import Usage
 
 Object: TypeAlias = dict[str, Any]
 
-DATA = Path(__file__).parents[2] / "data"
 DIALECTS = ("messages", "chat", "responses")
 
 ATTRIBUTION = "x-anthropic-billing-header: cc_version=2.1.330.abc; cch="
@@ -80,28 +78,21 @@ def moved(request: Object) -> Object:
     return request | {"system": system, "messages": rest}
 
 
+def _text(_: str, length: int) -> str:
+    """Return a text of that length; of what a tool may have printed, ten times of it."""
+    return f"{length:05} " * (length // 6 * (1 if length > SHORT else 10))
+
+
 def recorded(name: str) -> Iterator[tuple[str, str, Object]]:
     """Yield each generation of a recording, in order: client and number, speaker, body."""
-    with (DATA / f"{name}.jsonl").open(encoding="utf-8") as lines:
-        requests = sorted(map(json.loads, lines), key=lambda request: int(request["seq"]))
-    for request in requests:
+    for request in sorted(records(name), key=lambda request: int(request["seq"])):
         if request["body"] and "count_tokens" not in request["path"]:
-            whole = json.loads(_at_full_length(request["body"]))
+            whole = json.loads(restored(request["body"], _text))
             headers = {name.lower(): value for name, value in request["headers"]}
             agent = headers.get("x-claude-code-agent-id", "main")
             client = request["client"].removeprefix("claude-code ")
             speaker = f"{client} {whole['metadata']['user_id']} {agent} {whole['model']}"
             yield f"{client} {request['seq']}", speaker, whole
-
-
-def _at_full_length(text: str) -> str:
-    """Fill in what the recording leaves out; of short texts ten times as much."""
-
-    def fill(match: re.Match[str]) -> str:
-        size = int(match[1])
-        return f"{size:05} " * (size // 6 * (1 if size > SHORT else 10))
-
-    return re.sub(r"(\d+) characters of text (?:\\u2013|\u2013) (?:\\u2713|\u2713)", fill, text)
 
 
 class Cache:

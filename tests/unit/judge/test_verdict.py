@@ -12,7 +12,7 @@ LATER = (*FIRST, ("assistant", "an answer"), ("user", "more"))
 
 
 def sent(request: Object, cached: int | None = 0, *, tokens: int = 20_000, time: float = 0) -> Sent:
-    usage = Usage(tokens, cached, None, None)  # type: ignore[arg-type, unused-ignore]
+    usage = Usage(tokens, cached, None, None)
     return Sent(time, "k", json.dumps(request).encode(), usage)
 
 

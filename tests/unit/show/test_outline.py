@@ -173,7 +173,7 @@ def test_many_and_long_things_stay_in_bounds() -> None:
         **dict.fromkeys(("session", "agent", "cause", "path", "before", "after"), evil),
     )
     assert all(line.isprintable() for line in lines)
-    assert max(sum(map(width, line)) for line in lines) <= COLUMNS
+    assert max(map(width, lines)) <= COLUMNS
     assert "… and 1 more" in " ".join(" ".join(lines).split())
     assert lines[-3].split(maxsplit=2)[2] == "1 more"
     assert len(lines) < 2 * MAX_PARTS
