@@ -4,12 +4,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from operator import attrgetter
 from pathlib import Path
 
 import demo
 import pytest
 from lib import ADDON, ROOT
+from lib.client import Client
+from lib.messages import Reply, Request
+from lib.server import Server
 from lib.stand_in import Counts
 
 COMMAND = [sys.executable, str(ROOT / "scripts" / "demo.py")]
@@ -33,17 +37,13 @@ def output(folder: Path) -> str:
     return done.stdout
 
 
-def cells(output: str, name: str) -> list[float]:
-    (row,) = re.findall(rf"^{name}(.*)$", output, re.MULTILINE)
-    return [float(text.replace(",", "")) for text in re.findall(r"[\d.,]+", row)]
-
-
 def test_the_table_shows_why_the_default_is_right(output: str) -> None:
     for model in (demo.OLD, demo.NEW):
-        none, session, user = cells(output, f"{model}, hit rate")
-        assert session > none if model == demo.OLD else session < none
-        assert user == pytest.approx(none)
-    assert re.findall(r" (\S+) (?:%|) *\*", output) …
+        (line,) = re.findall(rf"^{model}, hit rate(.*)$", output, re.MULTILINE)
+        rates = [float(rate) for rate in re.findall(r"([\d.]+) %", line)]
+        chosen = [cell.startswith(" *") for cell in line.split("%")[1:]]
+        assert max(rates) == rates[chosen.index(True)] > min(rates)
+        assert chosen == [False, model == demo.OLD, model == demo.NEW]
 
 
 def test_the_log_lines_show_what_shares_a_key(output: str) -> None:
@@ -63,3 +63,63 @@ def test_misses_have_their_causes(output: str) -> None:
         "a pause of 40m",
         "the upstream's own",
     ]
+
+
+def test_the_last_line_names_the_report_of_it_all(output: str, folder: Path) -> None:
+    assert "stand-in" in output.splitlines()[0]
+    assert [path.name for path in folder.iterdir()] == [demo.REPORT]
+    assert output.splitlines()[-1].startswith(f"{demo.REPORT}: sessions ")
+    page = (folder / demo.REPORT).read_text("utf-8")
+    assert "tools reordered" in page
+
+
+def test_it_ends_at_once_when_told_to() -> None:
+    with subprocess.Popen(COMMAND, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30)
+
+
+def seen(model: str, session: str, key: str | None) -> demo.Seen:
+    return demo.Seen(model, "user", session, key)
+
+
+@pytest.mark.parametrize(
+    ("requests", "is_well"),
+    [
+        ([("m", "a", "1"), ("m", "a", "1"), ("m-mini", "a", "2"), ("m", "b", "3")], True),
+        ([("m", "a", "1"), ("x", "a", "1"), ("x", "b", None)], True),
+        ([("m", "a", "1"), ("m", "a", "2")], False),
+        ([("m", "a", None)], False),
+        ([("m", "a", "1"), ("m", "a", None)], False),
+        ([("m", "a", "1"), ("m", "b", "1")], False),
+        ([("m", "a", "1"), ("m-mini", "a", "1")], False),
+    ],
+)
+def test_anything_but_one_key_for_each_owner_and_model_fails(
+    requests: list[tuple[str, str, str | None]], is_well: bool
+) -> None:
+    with nullcontext() if is_well else pytest.raises(demo.DemoError, match="not exactly one key"):
+        demo.check_keys([seen(*each) for each in requests], "m", attrgetter("session"))
+
+
+def test_the_sums_of_the_addon() -> None:
+    log = ["x", "[prompt-cache] total sessions=2 requests=3 input=40 cached=5 hit=12%", "bye"]
+    assert demo.addon_counts(log) == Counts(3, 40, 5)
+    with pytest.raises(demo.DemoError, match="did not sum up:\nx"):
+        demo.addon_counts(log[:1])
+
+
+@pytest.mark.parametrize(
+    ("respond", "message"),
+    [
+        (lambda _: Reply(500, body=b"no"), "answered with 500: b'no'"),
+        (lambda _: Reply(body=[b"x"], complete=False), "not answered: IncompleteRead"),
+    ],
+)
+def test_a_bad_answer_ends_the_demo(respond: Callable[[Request], Reply], message: str) -> None:
+    with (
+        Server(respond) as server,
+        Client(server.port) as client,
+        pytest.raises(demo.DemoError, match=message),
+    ):
+        demo.send(client, demo.calls(1)[0], "m", 0)

@@ -3,16 +3,17 @@ from collections import Counter
 from itertools import groupby, pairwise
 
 from lib.sessions import PAUSE, TURNS, Call, calls, unlucky_calls
+from mitmproxy.http import Headers
 from prompt_cache_key.judge.prefix import compare
 from prompt_cache_key.request.body import Body
 from prompt_cache_key.request.speaker import find, find_user
-from mitmproxy.http import Headers
 
 FOUND = calls(150)
 
 
 def conversations() -> dict[tuple[str, str, bool], list[Call]]:
     """The calls of each agent of a session to each model."""
+
     def name(call: Call) -> tuple[str, str, bool]:
         return call.session, str(call.headers), call.is_for_small_model
 
@@ -42,7 +43,7 @@ def test_conversations_grow_at_their_end_until_they_are_cleared() -> None:
             assert (len(after.body) > len(before.body)) is not name[2]
     assert max(lengths) == TURNS
     assert len({call.session for call in FOUND}) > 11
-    assert FOUND == calls(150)
+    assert calls(150) == FOUND
 
 
 def test_each_session_alone_stays_below_the_limit_that_a_user_exceeds() -> None:

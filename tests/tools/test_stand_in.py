@@ -24,7 +24,7 @@ def usage(body: bytes) -> Usage | None:
 def test_answers_count_by_the_rules_of_the_model() -> None:
     stand_in = StandIn()
     with Server(stand_in.respond) as server, Client(server.port) as client:
-        ask(client, PROMPT[: 4 * 1920 - 3] + "!")
+        ask(client, PROMPT[: 4 * 1920 - 1] + "!")
         answer = ask(client, PROMPT[: 4 * 2048 - 3])
         kept, dropped = (ask(client, PROMPT[: 4 * 1024], at) for at in (1799, 3600))
         other = ask(client, PROMPT[: 4 * 1024], prompt_cache_key="k")
