@@ -62,7 +62,7 @@ LOOKALIKES = [
     ("api.openai.com", CHAT, "gpt-6"),
     ("services.ai.azure.com", CHAT, "DeepSeek-V4"),
     ("anthropic.com", MESSAGES, "m"),
-    ("amazonaws.com", MESSAGES, "m"),
+    ("my-gateway.eu-west-1.elb.amazonaws.com", MESSAGES, "m"),
     ("googleapis.com", MESSAGES, "m"),
     ("groq.com", CHAT, "m"),
     ("api.cerebras.ai", CHAT, "m"),
