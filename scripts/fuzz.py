@@ -159,10 +159,9 @@ def is_same(a: object, b: object) -> bool:
 
 def is_plain(raw: bytes, value: dict[str, Any]) -> bool:
     """Tell whether the names of an object's members are written once each, without escapes."""
-    names: list[str] = []
     pairs: list[Any] = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=list, parse_int=float)
     names = [name for name, _ in pairs]
-    is_bare = all(json.dumps(name, ensure_ascii=False).encode() in raw for name in names)
+    is_bare = all(json.dumps(name, ensure_ascii=False).encode(errors="surrogatepass") in raw for name in names)
     return is_bare and max(Counter(names).values(), default=1) == 1 and len(names) == len(value)
 
 
@@ -203,9 +202,8 @@ def check_key(raw: bytes, _: list[int]) -> None:
     if isinstance(value, dict):
         expect(is_same(value | {NAME: KEY}, parsed(edited)))
     if NAME.encode() not in raw:
-        expect(
-            edited.replace(MEMBER, b"", 1).replace(b"{,", b"{", 1) == raw.replace(b"{,", b"{", 1)
-        )
+        front, _, rest = edited.partition(MEMBER)
+        expect(raw in (front + rest, front + rest.removeprefix(b",")))
 
 
 def check_strip(raw: bytes, _: list[int]) -> None:
@@ -304,7 +302,8 @@ def check_stream(raw: bytes, cuts: list[int]) -> None:
         came = b"".join(sent)
         if length:
             expect(len(came) == length + MEMBER_SIZE)
-        expect(came.rstrip() == (raw if stream.problem or not raw else edit(raw)).rstrip())
+        is_edited = not stream.problem and (length or parsed(raw))
+        expect(came.rstrip() == (edit(raw) if is_edited else raw).rstrip())
 
 
 def check_prefix(raw: bytes, cuts: list[int]) -> None:
