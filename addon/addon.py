@@ -3,6 +3,6 @@
 mitmproxy puts this file's folder on `sys.path`, so a clone needs no installation.
 """
 
-from prompt_cache_key.hooks import PromptCacheKey
+from prompt_cache_key.script import addons
 
-addons = [PromptCacheKey()]
+__all__ = ["addons"]

@@ -1,274 +1,258 @@
-"""Play recorded Claude Code sessions through a real mitmdump, without the addon and with it.
+"""Play recorded Claude Code sessions through real mitmdumps, and tell which key saves how much.
 
-It needs no key and no network: the upstream is the stand-in of `upstream.py`, on a virtual clock.
+It needs no account and no network: the upstream is the stand-in of `lib`, on a virtual clock.
 Requests go out in the order of that clock, one at a time, so every run gives the same numbers.
 """
 
 import argparse
-import asyncio
-import hashlib
-import http.client
-import itertools
-import json
-import os
 import re
 import signal
 import sys
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from lib import ADDON
+from lib.client import Client
+from lib.mitmdump import Mitmdump, MitmdumpError
+from lib.server import Server
+from lib.sessions import Call, calls, unlucky_calls
+from lib.stand_in import TIME_HEADER, URL, Counts, StandIn
 from prompt_cache_key.show import report
-from upstream import Totals, Upstream
 
-ROOT = Path(__file__).resolve().parent.parent
-RECORDINGS = ROOT / "tests" / "data" / "claude_code.jsonl"
-ADDON = ROOT / "addon" / "addon.py"
 REPORT = "demo-report.html"
-
-# The scenarios of each recorded client: twelve sessions, one of them with a subagent. The first
-# two clients send no session header.
-PLAYED = {
-    "claude-code 1.0.128": {"bash"},
-    "claude-code 2.0.76": {"agent"},
-    "claude-code 2.1.90": {"noattr"},
-    "claude-code 2.1.330": {"simple", "bash", "agent", "fork", "noattr", "custom-headers"}
-    | {"tui-6compact", "tui-9after-clear"},
-}
-TOOL_RESULTS = [1_000, 12_000, 3_000, 8_000, 2_000]  # characters that turns add, over and over
+OLD, NEW, UNLUCKY = "gpt-5.4", "gpt-6", "gpt-5.1"
+SMALL = "-mini"
 MAPPING = re.compile(
     r"\[prompt-cache\] key=(?P<key>\S+) session=(?P<session>\S+) agent=(?P<agent>\S+)"
     r" model=(?P<model>\S+) .*"
 )
+MISS = re.compile(r"\[prompt-cache\] miss .*")
+
+# Time is virtual in mitmdump too: for its flows, whose answers take a second, and for the addon.
+SCRIPT = f"""
+import sys
+
+class Clock:
+    now = 0.0
+
+    def request(self, flow):
+        self.now = float(flow.request.headers["{TIME_HEADER}"])
+        flow.request.timestamp_start = flow.request.timestamp_end = self.now
+
+    def response(self, flow):
+        flow.response.timestamp_start = flow.response.timestamp_end = self.now + 1
+
+clock = Clock()
+addons = [clock]
+"""
+WITH_ADDON = f"""
+sys.path.append({str(ADDON.parent)!r})
+from prompt_cache_key.hooks import PromptCacheKey
+addons.append(PromptCacheKey(lambda: clock.now))
+"""
 
 
 class DemoError(Exception):
     """What went wrong, in words for the one who runs the demo."""
 
 
-@dataclass
-class Conversation:
-    """What one agent of a session says to one model: its requests, each longer than the last."""
+class Seen(NamedTuple):
+    """A request as the upstream saw it, and whose it was."""
 
-    path: str
-    headers: dict[str, str]
-    bodies: Iterator[bytes]
+    model: str
+    user: str
+    session: str
+    key: str | None
 
 
-@dataclass
-class Result:
-    """One pass: what the upstream counted, the keys it saw by session and model, mitmdump's log."""
+class Pass(NamedTuple):
+    """What one mitmdump before a stand-in gave: the log, and what the upstream counted and saw."""
 
-    totals: Totals
-    keys: dict[tuple[str, str], set[str | None]]
     log: list[str]
+    counted: dict[str, Counts]
+    seen: list[Seen]
+
+    def counts(self, *models: str) -> Counts:
+        """Return what the upstream counted for these models and their small sisters."""
+        total = Counts()
+        for model in (*models, *(model + SMALL for model in models)):
+            total.add(self.counted.get(model, Counts()))
+        return total
 
 
-def conversations() -> list[Conversation]:
-    """Read how each conversation began; texts that the recording cut get their length back."""
-    found: dict[tuple[str, str, str], Conversation] = {}
-    for line in RECORDINGS.read_text("utf-8").splitlines():
-        record = json.loads(line)
-        if record["scenario"] not in PLAYED[record["client"]] or record["method"] != "POST":
-            continue
-        cut = r"(\d+) characters of text – ✓"  # noqa: RUF001
-        body = json.loads(re.sub(cut, lambda m: filler(m[0], int(m[1])), record["body"]))
-        headers = dict(record["headers"])
-        agent = headers.get("x-claude-code-agent-id", "main")
-        name = (body["metadata"]["user_id"], body["model"], agent)
-        found.setdefault(name, Conversation(record["path"], headers, requests(str(name), body)))
-    return list(found.values())
+class Played(NamedTuple):
+    """The passes: without a key, with the addon as it is, and with what it does not choose."""
+
+    none: Pass
+    auto: Pass
+    old_by_user: Pass
+    new_by_session: Pass
 
 
-def filler(seed: str, length: int) -> str:
-    """Make a text of that many characters: always the same for one seed."""
-    return hashlib.shake_128(seed.encode()).hexdigest(length)[:length]
-
-
-def requests(name: str, body: dict[str, Any]) -> Iterator[bytes]:
-    """Yield request after request; a helper's, which has no tools, does not grow."""
-    for turn, length in enumerate(itertools.cycle(TOOL_RESULTS)):
-        yield json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        call = {"type": "tool_use", "id": f"toolu_{turn}", "name": "Read", "input": {}}
-        text = filler(f"{name} {turn}", length)
-        result = {"type": "tool_result", "tool_use_id": call["id"], "content": text}
-        if body.get("tools"):
-            body["messages"].append({"role": "assistant", "content": [call]})
-            body["messages"].append({"role": "user", "content": [result]})
-
-
-def schedule(players: int, seconds: int) -> list[tuple[float, int]]:
-    """Tell who speaks when: they join a second apart, then each speaks every 12 to 19 seconds."""
-    return sorted(
-        (index + turn * (12 + index / 2), index)
-        for index in range(players)
-        for turn in range(seconds)
-        if index + turn * (12 + index / 2) < seconds
-    )
-
-
-async def play(minutes: int, *options: str) -> Result:
-    """Play all conversations through a mitmdump with these options."""
-    now = 0.0
-    keys: dict[tuple[str, str], set[str | None]] = defaultdict(set)
-    log: list[str] = []
-
-    def note_key(body: dict[str, Any]) -> None:
-        keys[body["metadata"]["user_id"], body["model"]].add(body.get("prompt_cache_key"))
-
-    async with Upstream(lambda: now, note_key) as upstream:
-        received = Totals()
-        try:
-            async with mitmdump(log, upstream.port, *options) as port:
-                players = [
-                    (http.client.HTTPConnection("127.0.0.1", port, timeout=10), conversation)
-                    for conversation in conversations()
-                ]
-                for at, index in schedule(len(players), 60 * minutes):
-                    now = at
-                    received.add(*await asyncio.to_thread(ask, *players[index]))
-                for connection, _ in players:
-                    connection.close()
-        except DemoError as error:
-            raise DemoError("\n".join([str(error), "mitmdump said:", *log[-20:]])) from None
-    if received != upstream.totals:
-        raise DemoError(f"the upstream counted {upstream.totals}, its clients {received}")
-    return Result(upstream.totals, keys, log)
-
-
-def ask(connection: http.client.HTTPConnection, conversation: Conversation) -> tuple[int, int]:
-    """Send the next request; return its prompt tokens, and how many of them came from cache."""
-    body = next(conversation.bodies)
-    try:
-        connection.request("POST", conversation.path, body, conversation.headers)
-        response = connection.getresponse()
-        answer = response.read().decode()
-    except (OSError, http.client.HTTPException) as error:
-        raise DemoError(f"a request was not answered: {error!r}") from None
-    last = re.search(r'^data: (.*"message_delta".*)$', answer, re.MULTILINE)
-    if response.status != http.HTTPStatus.OK or not last:
-        raise DemoError(f"a request was answered with {response.status}: {answer[:200]!r}")
-    usage = json.loads(last[1])["usage"]
-    cached = usage["cache_read_input_tokens"]
-    return usage["input_tokens"] + cached, cached
-
-
-@asynccontextmanager
-async def mitmdump(log: list[str], upstream: int, *options: str) -> AsyncIterator[int]:
-    """Run mitmdump before the upstream's port and give its own; its log is complete at the end."""
-    with tempfile.TemporaryDirectory() as confdir:
-        process = await asyncio.create_subprocess_exec(
-            Path(sys.executable).with_name("mitmdump"),
-            *("--mode", f"reverse:http://127.0.0.1:{upstream}"),
-            *("--listen-host", "127.0.0.1", "--listen-port", "0"),
-            *("--set", f"confdir={confdir}", "--set", "flow_detail=0", *options),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            limit=1 << 26,  # the log waits here until the end
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+def play(seconds: float, flows: Path) -> Played:
+    """Play all calls in four passes at once; the flows of the addon as it is go into a file."""
+    found = calls(seconds)
+    both = [(call, model) for call in found for model in (OLD, NEW)]
+    unlucky = [(call, UNLUCKY) for call in unlucky_calls()]
+    run_, stopping = partial(run, time.time()), threading.Event()
+    with ThreadPoolExecutor() as pool:
+        passes = (
+            pool.submit(run_, stopping, both, addon=""),
+            pool.submit(run_, stopping, both + unlucky, "-w", str(flows)),
+            pool.submit(run_, stopping, both[::2], "--set", "prompt_cache_scope=user"),
+            pool.submit(run_, stopping, both[1::2], "--set", "prompt_cache_scope=session"),
         )
-        assert process.stdout  # noqa: S101
         try:
-            async with asyncio.timeout(20):
-                while not (found := re.search(r"listening at 127\.0\.0\.1:(\d+)", "".join(log))):
-                    if not (line := await process.stdout.readline()):
-                        raise DemoError("mitmdump did not start")
-                    log.append(line.decode().rstrip())
-            yield int(found[1])
+            return Played(*(each.result() for each in passes))
         finally:
-            if process.returncode is None:
-                process.terminate()
-            killer = asyncio.get_running_loop().call_later(5, process.kill)
-            log += (await process.communicate())[0].decode().splitlines()
-            killer.cancel()
+            stopping.set()
 
 
-def check_keys(keys: dict[tuple[str, str], set[str | None]]) -> None:
-    """Raise DemoError unless each session has one key per model, which no other has."""
+def run(
+    start: float,
+    stopping: threading.Event,
+    turns: list[tuple[Call, str]],
+    *args: str,
+    addon: str = WITH_ADDON,
+) -> Pass:
+    """Send calls to models through a mitmdump with these arguments.
+
+    `start` is the time of the first, in seconds since the epoch.
+    """
+    stand_in, seen = StandIn(), []
+    with tempfile.TemporaryDirectory() as folder, Server(stand_in.respond) as server:
+        script = Path(folder, "virtual.py")
+        script.write_text(SCRIPT + addon)
+        # As the next proxy, the stand-in gets the requests for all hosts.
+        mode = f"upstream:{server.url}"
+        proxy = Mitmdump(mode, args=args, scripts=[script], flow_detail="0")
+        with proxy, Client(proxy.port) as client:
+            for call, model in turns:
+                if stopping.is_set():
+                    break
+                name = model + SMALL * call.is_for_small_model
+                if call.finds_cache_lost:
+                    stand_in.caches[name].clear()
+                send(client, call, name, start + call.at)
+                (request,) = server.take()
+                seen.append(Seen(name, call.user, call.session, request.key))
+    return Pass(proxy.lines, stand_in.counts, seen)
+
+
+def send(client: Client, call: Call, model: str, at: float) -> None:
+    """Send a call to a model at a virtual time; DemoError if it is not well answered."""
+    headers = [("Host", "api.openai.com"), (TIME_HEADER, str(at)), *call.headers]
+    headers += [("Content-Type", "application/json")]
+    try:
+        answer = client.send("POST", URL, headers, call.body_for(model))
+    except (OSError, HTTPException) as error:
+        raise DemoError(f"a request was not answered: {error!r}") from None
+    if answer.status != HTTPStatus.OK:
+        raise DemoError(f"a request was answered with {answer.status}: {answer.body[:200]!r}")
+
+
+def check_keys(seen: Iterable[Seen], model: str, owner: Callable[[Seen], str]) -> None:
+    """Raise DemoError unless each owner has one key for a model, which no other has."""
+    keys: defaultdict[tuple[str, str], set[str | None]] = defaultdict(set)
+    for each in seen:
+        if each.model.removesuffix(SMALL) == model:
+            keys[each.model, owner(each)].add(each.key)
     flat = [key for some in keys.values() for key in some]
     if None in flat or not len(set(flat)) == len(flat) == len(keys):
-        raise DemoError(f"not exactly one key for each session and model: {dict(keys)}"[:1000])
+        raise DemoError(f"not exactly one key for each owner and model: {dict(keys)}"[:1000])
 
 
-def addon_totals(log: list[str]) -> Totals:
+def addon_counts(log: list[str]) -> Counts:
     """Return what the addon summed up when it ended."""
-    total = re.search(r"total .*requests=(\d+) input=(\d+) cached=(\d+)", log[-1] if log else "")
+    total = re.search(r"total .*requests=(\d+) input=(\d+) cached=(\d+)", "\n".join(log))
     if not total:
         raise DemoError("the addon did not sum up:\n" + "\n".join(log[-20:]))
-    return Totals(*map(int, total.groups()))
+    return Counts(*map(int, total.groups()))
 
 
-def mappings(log: list[str]) -> list[str]:
-    """Choose the first mapping line of each model and agent of the sessions that have several."""
+def mappings(seen: list[Seen], log: list[str]) -> Iterator[str]:
+    """Yield the first mapping lines of a session with a subagent and of its user's next session."""
     found: dict[tuple[str, str, str], str] = {}
     for line in log:
         if match := MAPPING.search(line):
-            found.setdefault((match["session"], match["agent"], match["model"]), match[0])
-    several = Counter(session for session, _, _ in found)
-    return [line for (session, _, _), line in found.items() if several[session] > 1]
+            found.setdefault((match["model"], match["session"], match["agent"]), match[0])
+    session = next(session for _, session, agent in found if agent != "main")
+    user = next(each.user for each in seen if each.session == session)
+    other = next(each.session for each in seen if each.user == user and each.session != session)
+    for model in (OLD, NEW):
+        yield from (line for name, line in found.items() if name[:2] == (model, session))
+        yield found[model, other, "main"]
 
 
-def table(without: Totals, with_: Totals) -> Iterator[str]:
-    """Yield the lines that compare two passes."""
-    yield f"{'':16}{'without':>12}    {'with':>12}"
-    for name, a, b in (
-        ("requests", without.requests, with_.requests),
-        ("prompt tokens", without.prompt, with_.prompt),
-        ("cached tokens", without.cached, with_.cached),
-        ("not cached", without.prompt - without.cached, with_.prompt - with_.cached),
-    ):
-        yield f"{name:16}{a:12,} -> {b:12,}"
-    rates = [100 * totals.cached / totals.prompt for totals in (without, with_)]
-    yield "{:16}{:10.1f} % -> {:10.1f} %".format("hit rate", *rates)
+def table(played: Played) -> Iterator[str]:
+    """Yield the lines that compare what no key, each session's and each user's give."""
+    old = [played.none.counts(OLD), played.auto.counts(OLD), played.old_by_user.counts(OLD)]
+    new = [played.none.counts(NEW), played.new_by_session.counts(NEW), played.auto.counts(NEW)]
+    yield row("", "no key", "one per session", "one per user", chosen=-1)
+    for model, chosen, cells in ((OLD, 1, old), (NEW, 2, new)):
+        rates = (f"{100 * each.cached / each.prompt:.1f} %" for each in cells)
+        rest = (f"{each.prompt - each.cached:,}" for each in cells)
+        yield row(f"{model}, hit rate", *rates, chosen=chosen)
+        yield row("  prompt tokens not cached", *rest, chosen=chosen)
 
 
-async def run(minutes: int, flows: Path) -> None:
-    """Play both passes at once, each with a proxy and an upstream of its own; print the result.
+def row(name: str, *cells: str, chosen: int) -> str:
+    """Return a line of the table; a star is behind the chosen cell."""
+    marked = (f"{cell:>16} {'*' if at == chosen else ' '}" for at, cell in enumerate(cells))
+    return f"{name:26}{''.join(marked)}".rstrip()
 
-    The flows with the addon go into a file.
-    """
-    both = play(minutes), play(minutes, "-s", str(ADDON), "-w", str(flows))
-    without, with_ = await asyncio.gather(*both, return_exceptions=True)
-    if isinstance(without, BaseException):
-        raise without
-    if isinstance(with_, BaseException):
-        raise with_
-    check_keys(with_.keys)
-    if (totals := addon_totals(with_.log)) != with_.totals:
-        raise DemoError(f"the upstream counted {with_.totals}, the addon {totals}")
+
+def show(played: Played, minutes: int) -> None:
+    """Print what was played and what it gave; DemoError unless all counted the same."""
+    auto = played.auto
+    check_keys(auto.seen, OLD, lambda each: each.session)
+    check_keys(auto.seen, NEW, lambda each: each.user)
+    if (told := addon_counts(auto.log)) != (counted := auto.counts(OLD, NEW, UNLUCKY)):
+        raise DemoError(f"the upstream counted {counted}, the addon {told}")
+    usual = [each for each in auto.seen if each.model != UNLUCKY]
+    sessions, users = ({each.session for each in usual}, {each.user for each in usual})
     print(
-        "Upstream: a stand-in with no model behind it. It caches by OpenAI's rules: routed by the",
-        "first 256 tokens and the key, above 15 requests a minute spilled to another machine,",
-        "from 1,024 tokens in steps of 128, dropped after 10 idle minutes.",
+        "Upstream: a stand-in with no model behind it. What it reads from cache follows OpenAI's",
+        "documentation. Before GPT-5.6, key and first 256 tokens lead to a machine, which takes 15",
+        "requests a minute; what is more goes elsewhere. Since GPT-5.6 routing is automatic, and a",
+        "key only separates. Both: from 1,024 tokens, in steps of 128, for 30 minutes.",
+        f"Played: {len(sessions)} recorded Claude Code sessions of {len(users)} users, as a",
+        f"translator sends them, for {minutes} virtual minutes, to a model of each kind.",
+        sep="\n",
     )
-    sessions = len({session for session, _ in with_.keys})
-    print(f"Played: {sessions} recorded Claude Code sessions, {minutes} virtual minutes.")
-    print("From mitmdump's event log, the sessions with a second model or a subagent:", end="\n\n")
-    print(*mappings(with_.log), "", sep="\n")
-    print(*table(without.totals, totals), sep="\n")
+    print("", *table(played), "* what prompt_cache_scope=auto, the default, chooses", "", sep="\n")
+    print(
+        "From mitmdump's event log, two sessions of one user:", *mappings(usual, auto.log), sep="\n"
+    )
+    misses = [match[0] for line in auto.log if (match := MISS.search(line))]
+    print("", f"And one session, on {UNLUCKY}, on which much goes wrong:", *misses, sep="\n")
 
 
 def main() -> None:
     """Run the demo; end with a message and status 1 if anything was not as it should be."""
     parser = argparse.ArgumentParser(description="Show what the addon does and what it buys.")
-    parser.add_argument("--minutes", type=int, default=5, help="virtual minutes (default: 5)")
+    parser.add_argument("--minutes", type=int, default=3, help="virtual minutes (default: 3)")
     arguments = parser.parse_args()
     if arguments.minutes < 1:
         parser.error("--minutes must be at least 1")
-    # As Ctrl-C does: asyncio then cancels what runs, which ends both proxies.
+    # As Ctrl-C does, so that all that runs is ended.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory() as folder:
             flows = Path(folder, "demo.flows")
-            asyncio.run(run(arguments.minutes, flows))
+            show(play(60 * arguments.minutes, flows), arguments.minutes)
             print()
             report.main([str(flows), "-o", REPORT])
-    except (DemoError, OSError) as error:
+    except (DemoError, MitmdumpError, OSError) as error:
         sys.exit(f"demo: {str(error) or repr(error)}")
     except KeyboardInterrupt:
         sys.exit("demo: interrupted")

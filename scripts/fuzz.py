@@ -8,12 +8,15 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
+from collections.abc import Coroutine
 from contextlib import nullcontext, suppress
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lib.recordings import DATA, records
 from mitmproxy.http import Headers
 
 try:
@@ -22,60 +25,64 @@ except ImportError:
     atheris = None
 
 with atheris.instrument_imports(["prompt_cache_key"]) if atheris else nullcontext():
-    from prompt_cache_key import body, session
     from prompt_cache_key.judge.prefix import compare
+    from prompt_cache_key.judge.verdict import Sent, judge
+    from prompt_cache_key.request.body import ABSENT, MEMBER_SIZE, NAME, Body
     from prompt_cache_key.request.bridge import Bridge
-    from prompt_cache_key.request.stream import MEMBER_SIZE, RequestKey
+    from prompt_cache_key.request.speaker import (
+        AGENT_HEADER,
+        MAX_LENGTH,
+        SESSION_HEADER,
+        Speaker,
+        find,
+        find_user,
+    )
+    from prompt_cache_key.request.stream import HeldRequest
+    from prompt_cache_key.request.strip import STRIPPED, strip
+    from prompt_cache_key.response.refusal import refusal
     from prompt_cache_key.response.usage import Usage, UsageReader
 
-DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
+T = TypeVar("T")
+
 KEY = "00000000-0000-4000-8000-000000000000"
-MEMBER = body.member(KEY)
+MEMBER = f'"{NAME}":"{KEY}"'.encode()
+TOO_DEEP = object()
 
 RESPONSES = [
     b'data: {"message":{"usage":{"input_tokens":9,"cache_read_input_tokens":20}}}\n\ndata: {}\n\n',
     b'data: {"choices":[{"usage":{"cached_tokens":5}}],"usage":{"prompt_tokens":9}}\r\n\r\n',
     b'{"usage":{"input_tokens":9,"input_tokens_details":{"cached_tokens":1}}}',
+    b'{"error":{"message":"prompt_cache_key: Extra inputs are not permitted"}}',
 ]
 REQUESTS = [b"{}", b'{"model":"m","x":[{"model":"y"}],"user":"_session_a"}']
-for path in sorted(DATA.glob("*.jsonl")):
-    with path.open("rb") as records:
-        REQUESTS += [json.loads(record)["body"].encode() for record in records]
-
+REQUESTS += [
+    record["body"].encode()
+    for path in sorted(DATA.glob("*.jsonl"))
+    for record in records(path.stem)
+]
 PIECES = [
-    b"",
-    b'"',
-    b"\\",
-    b"{",
-    b"}",
-    b"[",
-    b"]",
-    b",",
-    b":",
-    b" ",
-    b"\r",
-    b"\n\n",
-    b"\0",
-    b"9",
-    b"-",
+    *(
+        b"",
+        b'"',
+        b"\\",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b":",
+        b" ",
+        b"\r",
+        b"\n\n",
+        b"\0",
+        b"9",
+        b"-",
+    ),
+    *(b"\xef\xbb\xbf", b"\xe2\x9c\x93", b"\xe2", b"\xff", b"\\ud83d", b"null", b"NaN", b"9" * 5000),
+    *(b"[" * 20_000, b'{"":' * 20_000, b"[" * 5000 + b"]" * 5000, b'"_session_%b"' % (b"a" * 250)),
+    *(b'"prompt_cache_key":', b'"model":"m",', b',"metadata":', b'"user":', b'"usage":{'),
+    *(b'"cached_tokens":9,', b"x-anthropic-billing-header: a=b;", b"<total_tokens>9 tokens left"),
 ]
-PIECES += [
-    b"\xef\xbb\xbf",
-    b"\xe2\x9c\x93",
-    b"\xe2",
-    b"\xff",
-    b"\\ud83d",
-    b"null",
-    b"NaN",
-    b"9" * 5000,
-]
-PIECES += [
-    b"[" * 20_000,
-    b'{"":' * 20_000,
-    b"[" * 5000 + b"]" * 5000,
-    b'"_session_%b"' % (b"a" * 250),
-]
-PIECES += [b'"prompt_cache_key":', b'"model":"m",', b'"user":', b'"usage":{', b'"cached_tokens":9,']
 
 
 def main() -> None:
@@ -99,7 +106,7 @@ def main() -> None:
 def check(plan: bytes) -> None:
     """Make every check of the body that the plan leads to, cut in two places."""
     raw, cuts = broken(plan)
-    for each in (check_body, check_session, check_usage, check_bridge, check_stream, check_prefix):
+    for each in CHECKS:
         try:
             each(raw, cuts)
         except Exception as e:
@@ -130,13 +137,32 @@ def expect(is_so: object) -> None:
 
 
 def parsed(raw: bytes) -> Any:
-    """Return what is in a JSON body; None if it is none, `TOO_DEEP` if it nests so."""
+    """Return what is in a JSON body; None if it is none, TOO_DEEP if it nests so."""
     try:
         return json.loads(raw.decode("utf-8-sig"), parse_int=float)
     except RecursionError:
-        return body.TOO_DEEP
+        return TOO_DEEP
     except ValueError:
         return None
+
+
+def is_same(a: object, b: object) -> bool:
+    """Tell whether values are the same in JSON, NaN too; true of those too deep to be compared."""
+    try:
+        # As floats: of digits beyond 4,300 json knows no integers.
+        return json.dumps(a, sort_keys=True) == json.dumps(
+            json.loads(json.dumps(b), parse_int=float), sort_keys=True
+        )
+    except RecursionError:
+        return True
+
+
+def is_plain(raw: bytes, value: dict[str, Any]) -> bool:
+    """Tell whether the names of an object's members are written once each, without escapes."""
+    pairs: list[Any] = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=list, parse_int=float)
+    names = [name for name, _ in pairs]
+    is_bare = all(json.dumps(name, ensure_ascii=False).encode(errors="surrogatepass") in raw for name in names)
+    return is_bare and max(Counter(names).values(), default=1) == 1 and len(names) == len(value)
 
 
 def parts(raw: bytes, cuts: list[int]) -> list[bytes]:
@@ -145,100 +171,160 @@ def parts(raw: bytes, cuts: list[int]) -> list[bytes]:
     return [raw[start:end] for start, end in zip([0, *cuts], ends, strict=True) if start < end]
 
 
-def check_body(raw: bytes, cuts: list[int]) -> None:
-    """Expect that no object is refused, that nothing else passes, and that the key alone is new."""
+def check_body(raw: bytes, _: list[int]) -> None:
+    """Expect of a valid object that a glance says what the whole reading says."""
     value = parsed(raw)
-    beginning = body.model_in(raw[: cuts[0]])
+    if not isinstance(value, dict):
+        with suppress(ValueError):
+            body = Body(raw)
+            expect(isinstance(body.model, str))
+            expect((body.metadata, body.user, body.own_key, body.has_key))
+        return
+    body = Body(raw)
+    expect(is_same(value, body.whole))
+    if is_plain(raw, value):
+        model = value.get("model")
+        expect(Body(raw).model == (model if isinstance(model, str) else ""))
+        expect(is_same(value.get("metadata"), Body(raw).metadata))
+        expect(is_same(value.get("user"), Body(raw).user))
+        own = Body(raw).own_key
+        expect(is_same(value.get(NAME, ""), "" if own is ABSENT else own))
+
+
+def check_key(raw: bytes, _: list[int]) -> None:
+    """Expect that the key alone is new."""
+    value = parsed(raw)
     try:
-        found = body.read(raw)
-        edited = body.with_key(raw, found, KEY)
-        stripped = body.without_attribution(raw)
-    except ValueError as e:
-        expect(str(e) == body.TOO_DEEP or not isinstance(value, dict))
+        edited = Body(raw).with_key(KEY)
+    except ValueError:
+        expect(not isinstance(value, dict))
         return
-    if value == body.TOO_DEEP:  # for json alone
-        return
-    names = [name for name in ("model", "metadata", "user", body.NAME) if name in value]
-    expect(body.NAME in value or not value or edited.replace(MEMBER, b"", 1) == raw)
-    expect(beginning is None or raw.count(b"model") > 1 or value["model"] == beginning)
-    with suppress(RecursionError):  # to compare takes more than to read
-        fields = json.dumps({name: getattr(found, name) for name in names})
-        expect(json.loads(fields, parse_int=float) == {name: value[name] for name in names})
-        expect(parsed(edited) == value | {body.NAME: KEY})
-        expect(stripped == raw or parsed(stripped) == value | {"system": value["system"][1:]})
+    if isinstance(value, dict):
+        expect(is_same(value | {NAME: KEY}, parsed(edited)))
+    if NAME.encode() not in raw:
+        front, _, rest = edited.partition(MEMBER)
+        expect(raw in (front + rest, front + rest.removeprefix(b",")))
 
 
-def check_session(raw: bytes, _: list[int]) -> None:
-    """Expect that an id is whole, printable and not too long."""
+def check_strip(raw: bytes, _: list[int]) -> None:
+    """Expect that nothing but texts of the system goes, and that it is still an object."""
     value = parsed(raw)
+    try:
+        stripped = parsed(strip(raw, STRIPPED))
+    except ValueError:
+        expect(not isinstance(value, dict))
+        return
+    if isinstance(value, dict):
+        for name in value.keys() - {"system", "instructions", "messages", "input"}:
+            expect(is_same(value[name], stripped[name]))
+        expect(value.keys() == stripped.keys())
+
+
+def check_speaker(raw: bytes, _: list[int]) -> None:
+    """Expect that an id is whole, printable and not too long."""
     end = raw[-300:]
-    headers = Headers([(session.SESSION_HEADER.encode(), end), (b"x-claude-code-agent-id", end)])
-    text = end.decode(errors="replace")
-    expect(session.from_header(headers) in ("", text.strip()))
-    fields = value if isinstance(value, dict) else {}
-    metadata, user = fields.get("metadata"), fields.get("user")
-    users = [text, value, user, metadata.get("user_id") if isinstance(metadata, dict) else None]
-    for found in map(session.from_user_id, users):
-        expect(not found or (found.isprintable() and len(found) <= session.MAX_LENGTH))
-    session.find(headers, metadata, user, text)
-    session.find(Headers(), metadata, user, text)
+    headers = Headers([(SESSION_HEADER.encode(), end), (AGENT_HEADER.encode(), end)])
+    with suppress(ValueError):
+        body = Body(raw)
+        for speaker in filter(None, (find(headers, body), find(Headers(), body))):
+            for text in speaker:
+                expect(text and text.isprintable() and len(text) <= MAX_LENGTH)
+        for user in filter(None, [find_user(body)]):
+            expect(any(user) and max(map(len, user)) <= MAX_LENGTH)
 
 
 def check_usage(raw: bytes, cuts: list[int]) -> None:
     """Expect the same usage wherever a response is cut, and no more cached than there is."""
 
-    def read(chunks: list[bytes], kind: str, coding: str) -> Usage | None:
+    def read(chunks: list[bytes], kind: str, coding: str) -> tuple[Usage | None, str, str]:
         reader = UsageReader(kind, coding)
         for chunk in chunks:
             reader.feed(chunk)
         found = reader.finish()
-        expect(not found or 0 <= found.cached <= found.input)
-        return found
+        expect(not found or 0 <= (found.cached or 0) <= found.input)
+        for text in (reader.diagnosis, reader.response_id):
+            expect(text.isprintable() and len(text) <= MAX_LENGTH)
+        return found, reader.diagnosis, reader.response_id
 
     for kind in ("text/event-stream", "application/json"):
         bytewise = [bytes([byte]) for byte in raw[:2000]] + [raw[2000:]]
         for chunks in (bytewise, parts(raw, cuts)):
             expect(read([raw], kind, "") == read(chunks, kind, ""))
-        for coding in ("gzip", "deflate", "br"):
+        for coding in ("gzip", "deflate", "br", "zstd"):
             read(parts(raw, cuts), kind, coding)
+
+
+def check_refusal(raw: bytes, _: list[int]) -> None:
+    """Expect that an error is refused in words of ours."""
+    found = refusal(400, raw)
+    expect(found.isascii() and found.isprintable() and len(found) <= 40)  # noqa: PLR2004
+    expect(not found or NAME.encode() in raw)
 
 
 def check_bridge(raw: bytes, cuts: list[int]) -> None:
     """Expect that only who is in flight can have caused a call."""
+    a, b = Speaker("a", "main", "header"), Speaker("b", "main", "header")
     bridge = Bridge()
-    bridge.add(1, "a", None, lambda: raw)
-    bridge.add(2, "b", "main", lambda: raw[: cuts[0]] + raw[cuts[1] :])
-    bridge.find(raw[cuts[0] :])
-    expect(bridge.find(raw) in (None, (1, "a", None), (2, "b", "main")))
+    bridge.add(1, a, lambda: raw)
+    bridge.add(2, b, lambda: raw[: cuts[0]] + raw[cuts[1] :])
+    result_of(bridge.find(raw[cuts[0] :], nothing))
+    expect(result_of(bridge.find(raw, nothing)) in (None, (1, a), (2, b)))
+    expect(result_of(bridge.find(raw, nothing, "b")) == (2, b))
     bridge.remove(1)
-    expect(bridge.find(raw) in (None, (2, "b", "main")))
+    expect(result_of(bridge.find(raw, nothing)) in (None, (2, b)))
+
+
+async def nothing() -> None:
+    """Wait for nothing."""
+
+
+def result_of(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as e:
+        result: T = e.value
+        return result
+    raise AssertionError
 
 
 def check_stream(raw: bytes, cuts: list[int]) -> None:
-    """Expect that all comes through however it is cut, with the key or as much white space."""
-    models: list[str] = []
+    """Expect that all comes through however it is cut, edited or with as much white space."""
 
-    def key_of(model: str) -> str:
-        models.append(model)
-        return KEY
+    def edit(whole: bytes) -> bytes:
+        expect(whole == raw)
+        return Body(whole).with_key(KEY)
 
-    stream = RequestKey(key_of, len(raw))
-    sent = [part for chunk in [*parts(raw, cuts), b""] for part in stream(chunk)]
-    expect(all(sent))
-    if models:
-        stream.check()
-        expect(b"".join(sent).replace(MEMBER, b"", 1) == raw)
-    else:
-        expect(b"".join(sent) == raw + b" " * MEMBER_SIZE * bool(raw))
+    for length in (len(raw), None):
+        stream = HeldRequest(edit, length)
+        sent = [part for chunk in [*parts(raw, cuts), b""] for part in stream(chunk)]
+        expect(all(sent))
+        came = b"".join(sent)
+        if length:
+            expect(len(came) == length + MEMBER_SIZE)
+        is_edited = not stream.problem and (length or parsed(raw))
+        expect(came.rstrip() == (edit(raw) if is_edited else raw).rstrip())
 
 
 def check_prefix(raw: bytes, cuts: list[int]) -> None:
     """Expect that a prompt is a prefix of itself, and that a break is somewhere."""
-    after, before = parsed(raw), parsed(raw[: cuts[0]] + raw[cuts[1] :])
+    cut = raw[: cuts[0]] + raw[cuts[1] :]
+    after, before = parsed(raw), parsed(cut)
     if isinstance(after, dict):
-        expect(compare(after, parsed(raw)) is None)
-        if isinstance(before, dict) and (found := compare(before, after)):
-            expect(found.path and found.cause and min(found.at, found.chars) >= 0)
+        expect(compare(after, parsed(raw)).end is None)
+        if isinstance(before, dict) and (end := compare(before, after).end):
+            expect(end.path and end.at >= 0)
+            expect(all(text.isprintable() for text in (end.path, end.before, end.after)))
+    sent = partial(Sent, key="k", usage=Usage(100_000, 0, None, None))
+    if verdict := judge([sent(time=1, content=cut)], sent(time=2, content=raw), 60):
+        expect(verdict.cause and verdict.lost > 0)
+        expect(all(text.isprintable() for text in (verdict.cause, verdict.path, verdict.remedy)))
+
+
+CHECKS = (
+    *(check_body, check_key, check_strip, check_speaker, check_stream, check_bridge),
+    *(check_usage, check_refusal, check_prefix),
+)
 
 
 if __name__ == "__main__":

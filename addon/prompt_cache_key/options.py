@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from prompt_cache_key.request import redis_store
@@ -13,10 +13,23 @@ PREFIX: Final = "prompt_cache_"
 AUTO: Final = ("auto",)
 
 # A key in one of these would break the request, or pass for what it is not.
-_NOT_FOR_KEYS = frozenset(
-    "authorization connection content-encoding content-length content-type cookie expect host "
-    "keep-alive proxy-authorization te trailer transfer-encoding upgrade x-api-key".split()
-)
+_NOT_FOR_KEYS = {
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-api-key",
+}
 
 _IN_PATTERN = dict.fromkeys('"\\^[]', ".")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -178,11 +191,13 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check the values; ValueError, in one line, names the option and what is wrong."""
-        for option in self.__dataclass_fields__.values():
+        for option in fields(self):
+            value = getattr(self, option.name)
+            type_ = (list, tuple) if isinstance(option.default, tuple) else type(option.default)
+            if not isinstance(value, type_):  # another script's option of the same name
+                raise ValueError(f"{PREFIX}{option.name}: its type is not ours")  # noqa: TRY004
             if check := option.metadata["check"]:
                 try:
-                    check(getattr(self, option.name))
-                except (TypeError, AttributeError):  # another script's option of the same name
-                    raise ValueError(f"{PREFIX}{option.name}: its type is not ours") from None
+                    check(value)
                 except ValueError as e:
                     raise ValueError(f"{PREFIX}{option.name}: {e}") from None

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import shlex
-from collections.abc import Hashable
 
 from mitmproxy import http
 
@@ -39,8 +38,7 @@ class Outcome:
         if not exchange.tap:
             reader.feed(response.raw_content or b"")
         if reader.unread:
-            where, cause = address(flow.request), f"usage is not read: {reader.unread}"
-            self.state.once(logging.DEBUG, cause, text(where), flow)
+            self.state.once(logging.DEBUG, flow, f"usage is not read: {reader.unread}")
         if usage := reader.finish():
             exchange.count.report(usage)
             exchange.count.row.response_id = reader.response_id
@@ -90,7 +88,13 @@ class Outcome:
             return
         if verdict:
             exchange.count.lose(verdict.lost, verdict.cause)
-            flow.metadata["prompt_cache_lost"] = verdict.lost
+            flow.metadata |= {
+                "prompt_cache_lost": verdict.lost,
+                "prompt_cache_cause": verdict.cause,
+                "prompt_cache_path": verdict.path,
+                "prompt_cache_before": verdict.before,
+                "prompt_cache_after": verdict.after,
+            }
             if self.state.options.mark and not flow.marked:
                 flow.marked = MARKER
             who = {"key": exchange.key, "session": session, "agent": agent}
@@ -107,7 +111,9 @@ class Outcome:
         cause = session.main_cause
         what = "the cache hit rate has collapsed" if seen == COLLAPSED else "nothing was cached"
         why = f"mostly: {cause}" if cause else "the upstream caches nothing, or spreads requests"
-        help_ = f"; {verdict.remedy}" if verdict and verdict.cause == cause and verdict.remedy else ""
+        help_ = (
+            f"; {verdict.remedy}" if verdict and verdict.cause == cause and verdict.remedy else ""
+        )
         recent = ", ".join(f"{cached}/{input_}" for cached, input_ in session.recent)
         who = pairs(session=exchange.speaker.session)
         line = f"{what} in {who}, the last large prompts: {recent}; {why}{help_}"
@@ -118,13 +124,14 @@ class Outcome:
     ) -> None:
         """Send no more of a field to an endpoint that has rejected a request because of it."""
         content = response.get_content(strict=False) or b""
+        where = address(flow.request)
         for field in FIELDS:
             if form := refusal(response.status_code, content, field):
                 self.state.refused.add((field, exchange.endpoint))
-                where = address(flow.request)
                 what = f"{text(where)} rejects {field} for {pairs(model=exchange.endpoint.model)}"
-                line = f"{what} ({response.status_code}: {form}) and gets it no more until a restart"
-                if field == NAME:
+                how = f"({response.status_code}: {form}) and gets it no more until a restart"
+                # A URL that is not plain can't go into a command that is to be copied.
+                if field == NAME and text(where) == where:
                     setting = f"{PREFIX}filter={without(self.state.options.filter, where)}"
-                    line += f"; to make that permanent: --set {shlex.quote(setting)[:2000]}"
-                log(logging.WARNING, line, flow.client_conn.peername)
+                    how += f"; to make that permanent: --set {shlex.quote(setting)}"
+                log(logging.WARNING, f"{what} {how}", flow.client_conn.peername)

@@ -99,7 +99,9 @@ class Settings:
 
 def _read() -> tuple[Options, flowfilter.TFilter]:
     try:
-        options = Options(**{o.name: getattr(ctx.options, PREFIX + o.name) for o in fields(Options)})
+        options = Options(
+            **{o.name: getattr(ctx.options, PREFIX + o.name) for o in fields(Options)}
+        )
     except ValueError as e:
         raise exceptions.OptionsError(str(e)) from None
     try:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 Headers = Sequence[tuple[str, str]]
@@ -27,10 +28,15 @@ class Request:
         """Return the value of the first header of that name in any case."""
         return header(self.headers, name)
 
+    @cached_property
+    def json(self) -> Any:
+        """What is in the JSON body."""
+        return json.loads(self.body)
+
     @property
     def key(self) -> Any:
         """The `prompt_cache_key` in the JSON body; None without one."""
-        return json.loads(self.body).get("prompt_cache_key")
+        return self.json.get("prompt_cache_key")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ def running():
 _ADDRESSES = (LOOPBACK, "127.1", "127.0.1", "0x7f.1")
 
 
+class MitmdumpError(Exception):
+    """It did not start, or a line that was waited for has not come; with all it said."""
+
+
 class Mitmdump:
     """A mitmdump, with the addon unless `scripts` says otherwise; a context manager.
 
@@ -41,8 +45,7 @@ class Mitmdump:
     `options` become `--set name=value`; `args` are further arguments. It is the mitmdump that lies
     beside `python`. Its output, with the level before each of the addon's lines, is in `lines`.
 
-    It leaves no file behind and, where its start fails, no process. AssertionError: it did not
-    start, or a line that is waited for has not come.
+    It leaves no file behind and, where its start fails, no process.
     """
 
     def __init__(
@@ -125,7 +128,7 @@ class Mitmdump:
                     return found
                 if self._ended or not self._changed.wait(deadline - time.monotonic()):
                     failure = f"{len(found)} of {count} lines match {pattern!r}:"
-                    raise AssertionError("\n".join([failure, *self.lines]))
+                    raise MitmdumpError("\n".join([failure, *self.lines]))
 
     def find(self, pattern: str, since: int = 0) -> re.Match[str]:
         """Wait for a line that matches, from line `since` on, and return the first."""

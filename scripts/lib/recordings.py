@@ -1,8 +1,14 @@
-"""The recorded traffic in tests/data."""
+"""The recorded traffic in tests/data, and long conversations made of it."""
 
+import argparse
+import itertools
 import json
+import pydoc_data.topics
+import random
 import re
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from lib import ROOT
@@ -19,10 +25,37 @@ def records(name: str) -> list[Any]:
         return [json.loads(line) for line in lines]
 
 
-def restored(body: str, text: Callable[[str, int], str]) -> str:
-    """Put a text in place of each that was left out of a recorded body, of about its length.
+def restored(body: str, text: Callable[[str, int], str]) -> Any:
+    """Return a recorded body, parsed, with a text in place of each that was left out of it.
 
-    `text` gets what stands there and the length in characters. What it returns must not need
-    escaping in JSON.
+    `text` gets what stands there and how many characters there were.
     """
-    return _LEFT_OUT.sub(lambda match: text(match[0], int(match[1])), body)
+    filled = _LEFT_OUT.sub(lambda cut: json.dumps(text(cut[0], int(cut[1])))[1:-1], body)
+    return json.loads(filled)
+
+
+def encoded(value: object) -> bytes:
+    """Return JSON as Claude Code writes it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@cache
+def _prose() -> str:
+    """Return English and code; one character in 500 is not ASCII."""
+    plain = "\n".join(pydoc_data.topics.topics.values()) + Path(argparse.__file__).read_text()
+    marks = itertools.cycle("\N{EM DASH}\N{RIGHT SINGLE QUOTATION MARK}\N{CHECK MARK}")
+    return "".join(plain[at : at + 499] + next(marks) for at in range(0, len(plain), 499))
+
+
+def excerpt(seed: str, length: int) -> str:
+    """Return so many characters of English and code, the same for the same seed."""
+    start = random.Random(seed).randrange(len(_prose()) - length)  # noqa: S311
+    return _prose()[start : start + length]
+
+
+def tool_turn(number: int, output: str, **arguments: str) -> list[dict[str, Any]]:
+    """Return two messages, a call of Edit (without arguments of Read) and its result."""
+    name = "Edit" if arguments else "Read"
+    call = {"type": "tool_use", "id": f"toolu_{number}", "name": name, "input": arguments}
+    result = {"type": "tool_result", "tool_use_id": call["id"], "content": output}
+    return [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]

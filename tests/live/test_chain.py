@@ -61,6 +61,9 @@ def translated(body: Json) -> Json:
     for message in body["messages"]:
         texts = [block["text"] for block in message["content"] if block["type"] == "text"]
         for block in message["content"]:
+            if block["type"] == "tool_use":
+                call = {"id": "call_1", "type": "function", "function": {"name": block["name"]}}
+                messages.append({"role": "assistant", "tool_calls": [call]})
             if block["type"] == "tool_result":
                 content = block["content"]
                 messages.append({"role": "tool", "tool_call_id": "call_1", "content": content})

@@ -174,7 +174,7 @@ def test_recorded_traffic(chain: Chain) -> None:
             source = "header" if header(record["headers"], SESSION_HEADER) else "metadata"
             lines.append(
                 f"INFO [prompt-cache] key={key} session={session} agent={agent} model={model} "
-                f"state={state} source={source}"
+                f"state={state} source={source} scope=session"
             )
     assert len(set(keys.values())) == len(keys) > 20
     sessions = "|".join(session for session, _ in keys)

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import fuzz
@@ -8,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lib import ROOT
-from prompt_cache_key.request import body, session
-from prompt_cache_key.request.bridge import Bridge
-from prompt_cache_key.request.stream import RequestKey
+from lib.recordings import DATA
+from prompt_cache_key.request.speaker import Speaker
 
 FUZZ = ROOT / "scripts" / "fuzz.py"
 
@@ -43,29 +41,52 @@ def test_a_plan_changes_a_body() -> None:
     assert fuzz.broken(number(empty, 0, 0, 0, two, nothing)) == (b"", [0, 0])
 
 
+class BrokenBody(fuzz.Body):
+    """Reads the first member wrong, and puts a space too many in."""
+
+    @property
+    def model(self) -> str:
+        return "other"
+
+    def with_key(self, key: str, **more: Any) -> bytes:
+        return super().with_key(key, **more) + b" "
+
+
+class BrokenBridge(fuzz.Bridge):
+    async def find(self, *_: Any) -> Any:
+        return 3, Speaker("c", "main", "header")
+
+
+class BrokenRequest(fuzz.HeldRequest):
+    def __call__(self, chunk: bytes) -> list[bytes]:
+        return [chunk]
+
+
 @pytest.mark.parametrize(
-    ("check", "module", "name", "broken"),
+    ("check", "name", "broken"),
     [
-        ("check_body", body, "with_key", lambda raw, _found, _key: raw + b" "),
-        ("check_body", body, "read", lambda _raw: 1 / 0),
-        ("check_session", session, "from_user_id", lambda _value: "\n"),
-        ("check_usage", fuzz, "UsageReader", lambda _kind, _coding: None),
-        ("check_bridge", Bridge, "find", lambda _self, _body: ("c", None)),
-        ("check_stream", RequestKey, "__call__", lambda _self, chunk: [chunk]),
-        ("check_prefix", fuzz, "compare", lambda before, _after: before),
+        ("check_body", "Body", BrokenBody),
+        ("check_key", "Body", BrokenBody),
+        ("check_strip", "strip", lambda _raw, _names: b"{}"),
+        ("check_speaker", "find", lambda _headers, _body: Speaker("\n", "main", "header")),
+        ("check_stream", "HeldRequest", BrokenRequest),
+        ("check_bridge", "Bridge", BrokenBridge),
+        ("check_usage", "UsageReader", lambda _kind, _coding: None),
+        ("check_refusal", "refusal", lambda _status, _content: "\n"),
+        ("check_prefix", "compare", lambda _before, _after: 1 / 0),
     ],
 )
 def test_what_is_broken_is_found(
-    check: str, module: Any, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
+    check: str, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, name, broken)
+    monkeypatch.setattr(fuzz, name, broken)
+    monkeypatch.setattr(fuzz, "CHECKS", [getattr(fuzz, check)])
 
-    with pytest.raises(AssertionError, match=rf"{check}\(b'{{}}', \[0, 0\]\)"):
-        fuzz.check(number(1))
+    with pytest.raises(AssertionError, match=rf"{check}\(b'\{{\"model"):
+        fuzz.check(number(5))
 
 
 def test_recorded_bodies_are_in_use() -> None:
     assert len(fuzz.REQUESTS) == 2 + sum(
-        len(path.read_text("utf-8").rstrip("\n").split("\n"))
-        for path in Path(ROOT, "tests", "data").glob("*.jsonl")
+        len(path.read_text("utf-8").rstrip("\n").split("\n")) for path in DATA.glob("*.jsonl")
     )

@@ -1,7 +1,7 @@
 """Find where the prompt of one request stops being the start of the next one's.
 
 A prompt cache holds prefixes: of a new prompt it serves what lies before the first difference
-from an earlier one. Plain Python; knows nothing of mitmproxy.
+from an earlier one.
 """
 
 import marshal
@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 # In the order in which upstreams build the prompt, see
 # https://platform.claude.com/docs/en/build-with-claude/prompt-caching. Anthropic Messages has
 # `system`, OpenAI Responses `instructions` and `input`; in OpenAI Chat the system prompt is a
-# message. Nothing else in a body is prompt: model settings, metadata, stream, …
-_SECTIONS = ("tools", "system", "instructions", "messages", "input")
+# message.
+FRONT = ("tools", "system", "instructions")
+TURNS = ("messages", "input")
+"""The sections that grow with the conversation."""
 
 # OpenAI Responses: the upstream remembers what came before `input`.
 _REMEMBERED = ("previous_response_id", "conversation")
@@ -22,48 +24,71 @@ _REMEMBERED = ("previous_response_id", "conversation")
 # Types that say nothing more than that there is text; a plain string has none.
 _TEXT_TYPES = ("message", "text", "input_text", "output_text")
 
-# Where an object has parts: elements of lists, and OpenAI's {"type": "function", "function": {…}}.
-# Any other object is JSON that the model sees as it was sent.
-_PARTED = ("]", ".function")
-
 # Images, files, signatures: their length in base64 says nothing of their tokens.
-_OPAQUE = (".source", ".image_url", ".file_data", ".signature", ".encrypted_content")
+_OPAQUE = ("source", "image_url", "file_data", "signature", "encrypted_content")
 
 _EXCERPT = 60
+_LONGEST_PATH = 200
 
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
+Place = tuple[str | int, ...]
 
-class Break(NamedTuple):
-    """The first place where two prompts differ."""
 
-    path: str
-    """Such as `system[0].text`, or `tools[12]` where a whole element is new or gone."""
+class Difference(NamedTuple):
+    """Where two bodies first differ."""
+
+    place: Place
+    """The keys and indexes that lead there; of a whole element that is new or gone, to that."""
     at: int
-    """How many characters of the value at `path` are still the same: of a string, its text; of
-    anything else, its compact JSON."""
-    before: str
-    """The earlier value around the difference, escaped, on one line, at most 60 characters;
-    empty where there was none."""
-    after: str
-    """The later value, likewise."""
+    """How many characters there are still the same: of a string, its text; of anything else, its
+    compact JSON."""
+    old: Any
+    """What the earlier body has there; None if nothing."""
+    new: Any
+    """What the later one has there, likewise."""
+
+    @property
+    def path(self) -> str:
+        """The place as in `system[0].text`, escaped, at most 200 characters."""
+        names = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.place)
+        path = escape("".join(names).removeprefix("."))
+        return path if len(path) <= _LONGEST_PATH else path[: _LONGEST_PATH - 1] + "…"
+
+    @property
+    def before(self) -> str:
+        """The earlier value around the difference: prompt, so for no log.
+
+        Escaped, on one line, at most 60 characters; empty where there was none.
+        """
+        return _excerpt(as_text(self.old), self.at)
+
+    @property
+    def after(self) -> str:
+        """The later value, likewise."""
+        return _excerpt(as_text(self.new), self.at)
+
+
+class Shared(NamedTuple):
+    """How much of an earlier prompt a later one begins with."""
+
     chars: int
-    """Characters of prompt before the difference, not counting images and other base64."""
-    cause: str
-    """What probably happened, in a few words."""
+    """Characters of prompt, not counting images and other base64."""
+    end: Difference | None
+    """Where they part; None if the later one begins with all of the earlier."""
 
     @property
     def tokens(self) -> int:
-        """Tokens of prompt before the difference, an estimate: four characters each."""
+        """An estimate: four characters each."""
         return self.chars // 4
 
 
-def compare(before: dict[str, Any], after: dict[str, Any]) -> Break | None:
-    """Find where the prompt of `before` stops being the start of the prompt of `after`.
+def compare(before: dict[str, Any], after: dict[str, Any]) -> Shared:
+    """Find how far the prompt of `before` is the start of the prompt of `after`.
 
     Both are parsed bodies of one dialect (Anthropic Messages, OpenAI Chat, OpenAI Responses).
-    None: the prefix held, for `after` added nothing but messages. Tools and system blocks that
-    were added are a Break, since the messages follow them. So are messages taken off the end,
+    They do not part if `after` added nothing but messages. Tools and system blocks that were
+    added are a difference, since the messages follow them. So are messages taken off the end,
     although all that is left of the prompt was there before.
 
     No difference: `cache_control`; a text written as a string or as a list of one block (Claude
@@ -76,37 +101,65 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> Break | None:
 
     Any JSON may stand in any place: what parsed without a RecursionError compares without one.
     """
-    remembered = any(body.get(key) for body in (before, after) for key in _REMEMBERED)
-    sections = _SECTIONS[:-1] if remembered else _SECTIONS
+    remembered = is_remembered(before) or is_remembered(after)
+    names = (*FRONT, "messages") if remembered else (*FRONT, *TURNS)
+    held: list[tuple[Place, Any]] = []
+    end = _walk([((name,), before.get(name), after.get(name)) for name in names], held)
+    return Shared(_chars(held), end)
+
+
+def differ(place: Place, old: Any, new: Any) -> Difference | None:
+    """Find where two values of one place differ; None if they are the same prompt."""
+    return _walk([(place, old, new)], [])
+
+
+def is_remembered(body: dict[str, Any]) -> bool:
+    """Whether the upstream knows what came before the body's `input`."""
+    return any(body.get(name) for name in _REMEMBERED)
+
+
+def elements(section: str, value: Any) -> list[Any]:
+    """Return a section as the list that it is, or could have been written as; else empty."""
+    return _blocks((section,), value) or []
+
+
+def chars_in(section: str, value: Any) -> int:
+    """Return how many characters of prompt there are in a section, or an element of it."""
+    return _chars([((section,), value)])
+
+
+def as_text(value: Any) -> str:
+    """Return a string's text, of anything else its compact JSON, of None nothing."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else _encode(value)
+
+
+def escape(text: str) -> str:
+    """Return a text with what is not printable, and the backslash, written as in Python."""
+    return "".join(
+        c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def _walk(pairs: list[tuple[Place, Any, Any]], held: list[tuple[Place, Any]]) -> Difference | None:
+    """Compare pairs in order up to the first difference; what is the same goes to `held`."""
     # A stack, for wild bodies may be nested deeper than Python recurses.
-    todo = [(name, before.get(name), after.get(name)) for name in reversed(sections)]
-    held = []
-    role = None
+    todo = pairs[::-1]
     while todo:
-        path, old, new = todo.pop()
+        place, old, new = todo.pop()
         if _same(old, new):
-            held.append((path, old))
+            held.append((place, old))
             continue
-        if path.endswith("]") and path.count("[") == 1:
-            role = next((e.get("role") for e in (old, new) if isinstance(e, dict)), None)
-        pairs = _pairs(path, old, new)
-        if pairs is not None:
-            todo += reversed(pairs)
+        inner = _pairs(place, old, new)
+        if inner is not None:
+            todo += reversed(inner)
             continue
-        old_text, new_text = _text(old), _text(new)
-        if old_text == new_text:
-            held.append((path, old))
-            continue
+        old_text, new_text = as_text(old), as_text(new)
         at = _common(old_text, new_text)
-        held.append((path, old_text[:at]))
-        return Break(
-            path=_escape(path),
-            at=at,
-            before=_excerpt(old_text, at),
-            after=_excerpt(new_text, at),
-            chars=_chars(held),
-            cause=_cause(path, role, old_text, new_text, at),
-        )
+        held.append((place, old_text[:at]))
+        if old_text != new_text:
+            return Difference(place, at, old, new)
     return None
 
 
@@ -118,21 +171,31 @@ def _same(old: Any, new: Any) -> bool:
         return False
 
 
-def _pairs(path: str, old: Any, new: Any) -> list[tuple[str, Any, Any]] | None:
+def _pairs(place: Place, old: Any, new: Any) -> list[tuple[Place, Any, Any]] | None:
     """Return what to compare one by one, or None: compare these two as a whole."""
     if isinstance(old, dict) and isinstance(new, dict):
-        if not path.endswith(_PARTED):
+        if not _is_parted(place):
             return None
         old, new = _members(old), _members(new)
-        return [(f"{path}.{key}", old.get(key), new.get(key)) for key in new | old]
+        if not all(_same(old.get(name), new.get(name)) for name in ("role", "type")):
+            return None
+        return [((*place, key), old.get(key), new.get(key)) for key in new | old]
     if isinstance(old, list) or isinstance(new, list):
-        old, new = _blocks(path, old), _blocks(path, new)
+        old, new = _blocks(place, old), _blocks(place, new)
         if old is None or new is None:
             return None
-        if path in ("messages", "input"):
+        if len(place) == 1 and place[0] in TURNS:
             new = new[: len(old)]
-        return [(f"{path}[{i}]", x, y) for i, (x, y) in enumerate(zip_longest(old, new))]
+        return [((*place, i), x, y) for i, (x, y) in enumerate(zip_longest(old, new))]
     return None
+
+
+def _is_parted(place: Place) -> bool:
+    """Whether an object has parts: any other is JSON that the model sees as it was sent.
+
+    Parts have elements of lists, and OpenAI's {"type": "function", "function": {…}}.
+    """
+    return isinstance(place[-1], int) or (len(place) > 1 and place[-1] == "function")
 
 
 def _members(value: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +206,7 @@ def _members(value: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _blocks(path: str, value: Any) -> list[Any] | None:
+def _blocks(place: Place, value: Any) -> list[Any] | None:
     """Return `value` as the list that it could have been written as, None if it could not."""
     if isinstance(value, list):
         return value
@@ -151,13 +214,7 @@ def _blocks(path: str, value: Any) -> list[Any] | None:
         return []
     if not isinstance(value, str):
         return None
-    return [{"role": "user", "content": value}] if path == "input" else [{"text": value}]
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else _encode(value)
+    return [{"role": "user", "content": value}] if place == ("input",) else [{"text": value}]
 
 
 def _common(a: str, b: str) -> int:
@@ -165,56 +222,27 @@ def _common(a: str, b: str) -> int:
     return bisect_left(range(min(len(a), len(b))), 1, key=lambda i: a[: i + 1] != b[: i + 1])
 
 
-def _chars(todo: list[tuple[str, Any]]) -> int:
-    """Return how many characters of prompt there are in these paths' values. Empties the list."""
+def _chars(todo: list[tuple[Place, Any]]) -> int:
+    """Return how many characters of prompt there are in these places' values. Empties the list."""
     chars = 0
     while todo:
-        path, value = todo.pop()
-        if path.endswith(_OPAQUE):
+        place, value = todo.pop()
+        if len(place) > 1 and place[-1] in _OPAQUE:
             continue
         if isinstance(value, list):
-            todo += [("[]", item) for item in value]
-        elif isinstance(value, dict) and path.endswith(_PARTED):
-            todo += [(f".{key}", member) for key, member in _members(value).items()]
+            todo += [((*place, 0), item) for item in value]
+        elif isinstance(value, dict) and _is_parted(place):
+            todo += [((*place, key), member) for key, member in _members(value).items()]
         else:
-            chars += len(_text(value))
+            chars += len(as_text(value))
     return chars
-
-
-def _cause(path: str, role: object, old: str, new: str, at: int) -> str:
-    if any(t.startswith("x-anthropic-billing-header:") and "\n" not in t[:at] for t in (old, new)):
-        return "attribution block changed (set CLAUDE_CODE_ATTRIBUTION_HEADER=0)"
-    if path.startswith("tools"):
-        return "tools changed"
-    if path.startswith(("system", "instructions")) or role in ("system", "developer"):
-        return "system prompt changed"
-    if path.count("[") == 1 and path.endswith("]") and not new:
-        return "messages were removed from the end (as /rewind does)"
-    return "earlier messages were rewritten (as /compact does)"
 
 
 def _excerpt(text: str, at: int) -> str:
     """Return what stands around `text[at]`, with `…` where more does."""
-    half = _EXCERPT // 2
-    left = _fill(text[max(0, at - half) : at][::-1], half - 1)[::-1]
-    right = _fill(text[at : at + _EXCERPT], _EXCERPT - 2 - len("".join(left)))
-    head = "…" if len(left) < at else ""
-    tail = "…" if at + len(right) < len(text) else ""
-    return head + "".join(left + right) + tail
-
-
-def _fill(text: str, room: int) -> list[str]:
-    """Return the first characters of `text`, escaped, as many as fit."""
-    pieces = []
-    for piece in map(_escape, text):
-        room -= len(piece)
-        if room < 0:
-            break
-        pieces.append(piece)
-    return pieces
-
-
-def _escape(text: str) -> str:
-    return "".join(
-        c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text
-    )
+    start, end = max(0, at - _EXCERPT // 2), min(len(text), at + _EXCERPT)
+    while len(escape(text[start:at])) > _EXCERPT // 2 - 1:
+        start += 1
+    while len(escape(text[start:end])) > _EXCERPT - 2:
+        end -= 1
+    return "…" * (start > 0) + escape(text[start:end]) + "…" * (end < len(text))

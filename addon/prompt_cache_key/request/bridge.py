@@ -1,264 +1,202 @@
-"""Whose request caused an upstream call that shows no session.
+"""Whose request caused an upstream call that does not show it.
 
 A translator that strips everything makes its call while the Claude Code request that caused it
-still waits for its answer, and sends on most of the texts. So the prompt of a call is compared
-with that of each request in flight: line by line, since translators join and split the blocks
-that the lines stand in, and by hash, so that no text is kept.
+still waits for its answer. Most translators keep the ids of tool calls, whatever they do to the
+texts; the others send on most of the texts. A key that goes to another session is worse than none,
+so whatever speaks against a request outweighs what speaks for it.
 """
 
-import json
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+
+from prompt_cache_key.request.match import Match, match
+from prompt_cache_key.request.passage import Steps
+from prompt_cache_key.request.prompt import MAX_LINES, Prompt, newest_ids, read
+from prompt_cache_key.request.speaker import Speaker
 
 MAX_WAITING = 128
-MAX_LINES = 4096
-"""Lines of what was said, and as many of tool results, that are remembered of a request: the
-newest. 128 requests with as many take some 200 MB."""
+MAX_GONE = 16
+MAX_READ = 4 * 1024 * 1024
+"""Bytes of a body that is parsed, which takes some 10 ms in one go; of others only ids are read."""
 
-MIN_SAID = 16
-"""Characters of a conversation that is not said by just anyone."""
+MAX_GONE_READ = 256 * 1024
+STEP = 2000
+"""Microseconds of work, roughly, between two pauses."""
 
-_SYSTEM = ("system", "developer")
-_CALL_IDS = ("tool_use_id", "tool_call_id", "call_id")
-
-
-class Passage(NamedTuple):
-    """The lines of one message or of one tool result.
-
-    `edges` are the first and last lines of its blocks, which a translator may join: as they are,
-    joined, and joined by a space. `inner` are the other lines.
-    """
-
-    inner: set[int]
-    edges: list[set[int]]
-
-    @property
-    def lines(self) -> set[int]:
-        """All lines, as they are."""
-        return self.inner | self.edges[0]
-
-    def missing(self, known: set[int]) -> int:
-        """Return how many lines are not known, in the form that is known best."""
-        return len(self.inner - known) + min(len(form - known) for form in self.edges)
+Pause = Callable[[], Awaitable[None]]
 
 
-class Prompt(NamedTuple):
-    """What a request says, as hashes; the passages are in order, the newest first.
+class Pace:
+    """Pauses before work that would make it too long since the last pause."""
 
-    `tools` are the names of its tools, `system` the lines of system prompts and messages, which
-    translators strip and change. `said` are the texts of user and assistant, in all of `length`
-    characters, `results` those of tools, and `new` the results that came after all that was said.
-    `known` has all of these, the lines in every form; `calls` the ids of tool calls.
-    """
+    def __init__(self, pause: Pause) -> None:
+        self._pause = pause
+        self._work = 0
 
-    tools: set[int]
-    system: set[int]
-    said: list[Passage]
-    length: int
-    results: list[Passage]
-    new: list[Passage]
-    known: set[int]
-    calls: set[int]
+    async def spend(self, work: int) -> None:
+        """Count the microseconds that the next step may take."""
+        if self._work + work > STEP and self._work:
+            self._work = 0
+            await self._pause()
+        self._work += work
+
+
+@dataclass(eq=False)
+class _Body:
+    """A body that is read once, and by all who need it at the same time together."""
+
+    get: Callable[[], bytes]
+    max_lines: int = MAX_LINES
+    _ids: list[str] | None = None
+    _prompt: Prompt | None = None
+    _reading: Steps[Prompt] | None = None
+
+    async def ids(self, pace: Pace) -> list[str]:
+        """Return the ids of its newest tool results, the newest first."""
+        if self._ids is None and (body := self.get()):
+            await pace.spend(len(body) // 1000)
+            self._ids = newest_ids(body)
+        return self._ids or []
+
+    async def prompt(self, pace: Pace) -> Prompt | None:
+        """Return what it says; None if that is too much, or not known yet."""
+        if not (self._prompt or self._reading):
+            body = self.get()
+            if not body or len(body) > MAX_READ:
+                return None
+            self._reading = read(body, self.max_lines)
+        while self._reading:
+            try:
+                work = next(self._reading)
+            except StopIteration as end:
+                self._prompt, self._reading = end.value, None
+            else:
+                await pace.spend(work)
+        return self._prompt
+
+    async def absent(self, needles: list[bytes], pace: Pace) -> int:
+        """Return how many of these are not in it."""
+        body = self.get()
+        await pace.spend(len(body) // 1000 * len(needles))
+        return sum(needle not in body for needle in needles)
 
 
 @dataclass(eq=False)
 class _Waiting:
-    session: str
-    agent: str | None
-    read_body: Callable[[], bytes]
+    request: Hashable
+    speaker: Speaker
+    body: _Body
+    place: Hashable
     calls: int = 0
-
-    @cached_property
-    def prompt(self) -> Prompt:
-        return read(self.read_body(), MAX_LINES)
 
 
 class Bridge:
-    """The Claude Code requests in flight: at most `MAX_WAITING`, the oldest goes first."""
+    """The Claude Code requests in flight: at most `MAX_WAITING`, the oldest goes first.
+
+    Of those that went without a call the last `MAX_GONE` are still looked at: a call that comes too
+    late for its own request must not be taken for that of another with the same words.
+    """
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[Hashable, _Waiting] = OrderedDict()
+        self._gone: list[_Waiting] = []
 
     def add(
-        self, request: Hashable, session: str, agent: str | None, read_body: Callable[[], bytes]
+        self,
+        request: Hashable,
+        speaker: Speaker,
+        read_body: Callable[[], bytes],
+        place: Hashable = None,
     ) -> None:
-        """Remember a request that is in flight; its body is read if a call needs it."""
-        self._waiting[request] = _Waiting(session, agent, read_body)
+        """Remember a request that is in flight; its body is read if a call needs it.
+
+        `read_body` returns b"" as long as the body is not known; `place` is where it goes.
+        """
+        self._waiting[request] = _Waiting(request, speaker, _Body(read_body), place)
         if len(self._waiting) > MAX_WAITING:
-            self._waiting.popitem(last=False)
+            self.remove(next(iter(self._waiting)))
 
     def remove(self, request: Hashable) -> None:
         """Forget a request that is answered, or is no more."""
-        self._waiting.pop(request, None)
+        gone = self._waiting.pop(request, None)
+        if gone and not gone.calls and 0 < len(body := gone.body.get()) <= MAX_GONE_READ:
+            self._gone.append(_Waiting(None, gone.speaker, _Body(lambda: body), gone.place))
+            del self._gone[:-MAX_GONE]
 
-    def find(self, body: bytes) -> tuple[Any, str, str | None] | None:
-        """Return the request that caused a call, its session and agent; None if none in flight did.
+    async def find(
+        self, call: bytes, pause: Pause, session: str = "", place: Hashable = ""
+    ) -> tuple[Hashable, Speaker] | None:
+        """Return the request that caused a call, and who speaks in it; None in doubt.
 
-        It is the one that differs from the call in the fewest lines; among equals one with the
-        fewest calls yet, of those the one that waits longest.
+        Only requests count that wait as the call comes, and go to another `place`. `pause` is
+        awaited after each few milliseconds of work. If the call shows its `session`, it is one of
+        that session's requests: where nothing tells which, one with the fewest calls yet, of those
+        the newest.
         """
-        if not self._waiting:
+        newest = reversed(self._waiting.values())
+        others = [each for each in newest if each.place != place]
+        waiting = [each for each in others if session in ("", each.speaker.session)]
+        waiting.sort(key=lambda each: each.calls > 0)  # the likeliest first
+        if not waiting:
             return None
-        call = read(body)
-        causes = []
-        for request, each in self._waiting.items():
-            difference = _difference(each.prompt, call)
-            if difference is not None:
-                causes.append((difference, each.calls, request))
-            if difference == each.calls == 0:
-                break  # none is nearer, and each body that need not be read is a millisecond
-        if not causes:
+        pace = Pace(pause)
+        if session:
+            best = waiting if len(waiting) == 1 else await _causes(waiting, call, pace) or waiting
+        else:
+            gone = [each for each in self._gone if not each.calls]
+            best = await _causes(waiting + gone, call, pace)
+            if len({each.speaker.session for each in best}) != 1:
+                return None
+            best = [each for each in best if each in waiting]
+        if not best:
             return None
-        *_, request = min(causes, key=lambda cause: cause[:2])
-        cause = self._waiting[request]
+        cause = min(best, key=lambda each: each.calls)
         cause.calls += 1
-        return request, cause.session, cause.agent
+        return cause.request, cause.speaker
 
 
-def read(body: bytes, max_said: int = sys.maxsize) -> Prompt:
-    """Read the prompt of a request in any dialect; that of what is no JSON object is empty.
-
-    What was said is read back to `max_said` lines, results of tools to `MAX_LINES`.
-    """
-    with suppress(ValueError, RecursionError):
-        request = json.loads(body)
-        if isinstance(request, dict):
-            return _prompt(request, max_said)
-    return _prompt({}, max_said)
-
-
-def _difference(request: Prompt, call: Prompt) -> int | None:
-    """Return in how much they differ; None if the one did not cause the other.
-
-    A stranger may say just what a request says: "hi". But he has other tools or another system
-    prompt; or is a Claude Code too, in another conversation. A translator sends on all that was
-    said. It may add something, but not as the last word, and nothing at all where it strips tools
-    and system prompt. Results of tools it may shorten.
-    """
-    last = next((said for said in call.said if not _is_system(said, request)), None)
-    if not last or last.missing(request.known) or _missing(request.said, call.known):
-        return None
-    for one, other in ((request, call), (call, request)):
-        lines = sum(len(passage.lines) for passage in one.new)
-        if 2 * _missing(one.new, other.known) > lines:
-            return None
-    unknown = _missing(call.said, request.known)
-    frame = request.tools or request.system
-    has_frame = 2 * len(frame - call.known) <= len(frame) > 0
-    adds = unknown or (call.tools | call.system) - request.known
-    if not has_frame and (adds or call.length < MIN_SAID):
-        return None
-    results = _missing(call.results, request.known) + _missing(request.results, call.known)
-    return unknown + results + len(request.calls ^ call.calls)
+async def _causes(requests: list[_Waiting], content: bytes, pace: Pace) -> list[_Waiting]:
+    """Return the requests that may have caused a call, all equally likely."""
+    body = _Body(lambda: content, sys.maxsize)
+    call = await body.prompt(pace)
+    ids = call.ids if call else set((await body.ids(pace))[:1])
+    same, other = [], []
+    for each in requests if ids else []:
+        its_ids = await each.body.ids(pace)
+        if ids == set(its_ids[: len(ids)]):
+            same.append(each)
+        elif its_ids and _form(its_ids[0]) not in map(_form, ids):
+            other.append(each)  # the translator writes ids of its own
+    if call is None:
+        return same if len(same) == 1 else []
+    if len(same) == 1 and call.are_new:
+        request = await same[0].body.prompt(pace)
+        return same if not request or match(request, call, by_ids=True) else []
+    return await _same_words(same or (other if ids else requests), call, pace)
 
 
-def _is_system(said: Passage, request: Prompt) -> bool:
-    """Whether what a call says is a system message of the request.
-
-    LiteLLM has the user say those, with a note before them.
-    """
-    other = said.lines - request.system
-    return 2 * len(other) <= len(said.lines) and other.isdisjoint(request.known)
+def _form(call_id: str) -> tuple[int, str]:
+    return len(call_id), call_id.partition("_")[0]
 
 
-def _missing(passages: list[Passage], known: set[int]) -> int:
-    return sum(passage.missing(known) for passage in passages)
-
-
-def _prompt(request: dict[str, Any], max_said: int) -> Prompt:
-    system = [request.get("system"), request.get("instructions")]
-    messages: list[Any] = []
-    conversation = request.get("messages") or request.get("input")
-    for message in conversation if isinstance(conversation, list) else [conversation]:
-        is_system = isinstance(message, dict) and message.get("role") in _SYSTEM
-        (system if is_system else messages).append(message)
-
-    tools = _tools(request.get("tools"))
-    prompts = [_passage(texts, MAX_LINES) for content in system for _, texts in _texts(content)]
-    lines = {line for passage in prompts for line in passage.lines}
-    known = tools.union(*(form for passage in prompts for form in (passage.inner, *passage.edges)))
-    said: list[Passage] = []
-    results: list[Passage] = []
-    new: list[Passage] = []
-    calls: set[int] = set()
-    length = 0
-    seen = [0, 0]
-    for message in reversed(messages):
-        for call_id, texts in _texts(message):
-            is_result = call_id is not None
-            limit = MAX_LINES if is_result else max_said
-            if seen[is_result] > limit:
-                continue
-            passage = _passage(texts, limit)
-            seen[is_result] += len(passage.lines)
-            known.update(passage.inner, *passage.edges)
-            if is_result:
-                calls.add(hash(call_id))
-                results.append(passage)
-                if not said:
-                    new.append(passage)
-            else:
-                length += sum(map(len, texts))
-                said.append(passage)
-    return Prompt(tools, lines, said, length, results, new, known, calls)
-
-
-def _tools(tools: Any) -> set[int]:
-    """Return the names of the tools, which Chat Completions puts one level deeper."""
-    functions = _dicts([tool.get("function", tool) for tool in _dicts(tools)])
-    names = [function.get("name") for function in functions]
-    return {hash(("tool", name)) for name in names if isinstance(name, str)}
-
-
-def _texts(message: Any) -> Iterator[tuple[str | None, list[str]]]:
-    """Yield the texts of a message, then those of each tool result in it with its call's id."""
-    content, call_id = message, None
-    if isinstance(message, dict):
-        content = message.get("output", message.get("content"))
-        call_id = next((str(message[name]) for name in _CALL_IDS if name in message), None)
-    texts = _blocks(content)
-    # claude-code-router 2.0 and others write a tool result of several blocks as JSON text.
-    if call_id is not None and isinstance(content, str) and content.startswith("[{"):
-        with suppress(ValueError, RecursionError):
-            texts = _blocks(json.loads(content))
-    if texts:
-        yield call_id, texts
-    for block in _dicts(content):
-        if "content" in block:
-            yield from _texts(block)
-
-
-def _blocks(content: Any) -> list[str]:
-    """Return the texts of a content that is one text or a list of blocks."""
-    if isinstance(content, str):
-        content = [{"text": content}]
-    texts = [block.get("text") for block in _dicts(content)]
-    return [text for text in texts if isinstance(text, str) and text.strip()]
-
-
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
-def _passage(texts: list[str], max_lines: int) -> Passage:
-    blocks = [[line.strip() for line in text.split("\n", max_lines)[:max_lines]] for text in texts]
-    inner = {hash(line) for lines in blocks for line in lines[1:-1] if line}
-    plain = [line for lines in blocks for line in (lines[0], lines[-1])]
-    forms = [plain, _joined(blocks, ""), _joined(blocks, " ")]
-    return Passage(inner, [{hash(line) for line in form if line} - inner for form in forms])
-
-
-def _joined(blocks: list[list[str]], separator: str) -> list[str]:
-    """Return the first and last lines of the blocks as they are when those are joined."""
-    edges, last = [], ""
-    for first, *rest in blocks:
-        last = f"{last}{separator}{first}".strip()
-        if rest:
-            edges.append(last)
-            last = rest[-1]
-    return [*edges, last]
+async def _same_words(requests: list[_Waiting], call: Prompt, pace: Pace) -> list[_Waiting]:
+    """Return the requests whose words agree best with those of the call."""
+    best: list[_Waiting] = []
+    least: Match | None = None
+    absent = 0
+    for each in requests:
+        # Whoever does not say what the best one says need not be read to the end.
+        if best and await each.body.absent(call.needles, pace) > absent:
+            continue
+        request = await each.body.prompt(pace)
+        await pace.spend(len(call.known) // 2)
+        found = match(request, call) if request else None
+        if found is None or (least and found > least):
+            continue
+        if found != least:
+            best, least = [], found
+            absent = await each.body.absent(call.needles, pace)
+        best.append(each)
+    return best

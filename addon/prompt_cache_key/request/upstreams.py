@@ -5,6 +5,7 @@ A new provider is one row here, one in its test and one in docs/upstreams.md.
 
 import re
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
@@ -30,7 +31,7 @@ class Upstream(NamedTuple):
     since: str = ""
     """The month from which on it is known, such as `2026-07`."""
     domains: tuple[str, ...] = ()
-    """Where it is: each stands for itself and for all names below it."""
+    """Where it is: each stands for itself and for all names below it; `*` for any characters."""
     path: str = ""
     """Which requests it is about: a regular expression that is searched in path and query."""
     model: Callable[[str], object] | None = None
@@ -73,7 +74,9 @@ def _is_not_openai(model: str) -> bool:
 @lru_cache(maxsize=256)
 def _rows_at(host: str) -> tuple[Upstream, ...]:
     name = "." + host.lower().partition(":")[0].removesuffix(".")
-    return tuple(row for row in UPSTREAMS if name.endswith(tuple(f".{d}" for d in row.domains)))
+    return tuple(
+        row for row in UPSTREAMS if any(fnmatchcase(name, f"*.{each}") for each in row.domains)
+    )
 
 
 _OPENAI = "https://developers.openai.com/api/docs/guides/prompt-caching"
@@ -187,7 +190,9 @@ UPSTREAMS: Final = (
         rejects=True,
         keep=300,
     ),
-    Upstream("Amazon Bedrock", _CLAUDE, "2026-11", ("amazonaws.com",), rejects=True, keep=300),
+    Upstream(
+        "Amazon Bedrock", _CLAUDE, "2026-11", ("bedrock*.amazonaws.com",), rejects=True, keep=300
+    ),
     Upstream("Vertex AI, Gemini", _GEMINI_ERROR, "2026-06", ("googleapis.com",), rejects=True),
     Upstream("Groq", _ERRORS, "2025-08", ("groq.com",), rejects=True, keep=7200),
     Upstream("Cerebras", _ERRORS, "2025-08", ("api.cerebras.ai",), rejects=True, keep=300),
@@ -210,7 +215,7 @@ REJECTING: Final = tuple(
 """The domains that reject the field whatever the path and the model."""
 
 # In a filter expression a quoted string eats backslashes, hence [.] and [?].
-_REJECTING = "|".join(REJECTING).replace(".", "[.]")
+_REJECTING = "|".join(REJECTING).replace(".", "[.]").replace("*", "[^/]*")
 GENERATIONS: Final = '~m ^POST$ & ~u "^[^?#]*/(messages|responses|chat/completions)([?#]|$)"'
 """The filter expression for requests that let a model speak."""
 DEFAULT_FILTER: Final = f'{GENERATIONS} & !~d "(^|[.])({_REJECTING})[.]?$"'

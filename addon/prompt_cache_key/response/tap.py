@@ -1,12 +1,17 @@
 """A response that passes by in chunks, and is looked at on its way."""
 
 from collections.abc import Callable
+from typing import Any
 
 
 class ResponseTap:
-    """Passes chunks on unchanged, shows each to `see`, and keeps a copy of up to `limit` bytes."""
+    """Passes chunks on unchanged, shows each to `see`, and keeps a copy of up to `limit` bytes.
 
-    def __init__(self, see: Callable[[bytes], None], limit: float) -> None:
+    `headers` are those that went before them.
+    """
+
+    def __init__(self, see: Callable[[bytes], None], limit: float, headers: Any) -> None:
+        self.headers = headers
         self._see = see
         self._limit = limit
         self._chunks: list[bytes] = []
@@ -24,4 +29,7 @@ class ResponseTap:
     @property
     def content(self) -> bytes | None:
         """What has passed so far; None if it is too large to be kept."""
-        return None if self._size > self._limit else b"".join(self._chunks)
+        if self._size > self._limit:
+            return None
+        self._chunks = [b"".join(self._chunks)]  # of which a later join makes no copy
+        return self._chunks[0]

@@ -1,35 +1,75 @@
-"""The table of `prompt_cache.sessions`."""
+"""The table of `promptcache.sessions`: a line for each session, agent and model."""
 
-from datetime import timedelta
+from __future__ import annotations
 
-from prompt_cache_key.judge.totals import Totals
-from prompt_cache_key.request.keys import Keys, name_of
+import re
+from typing import TYPE_CHECKING, NamedTuple
 
-COLUMNS = [
-    "session",
-    "agent",
-    "model",
-    "key",
-    "state",
-    "age",
-    "expires in",
-    "requests",
-    "prompt tokens",
-    "cached",
-    "hit %",
-]
+from prompt_cache_key.judge.totals import percent
+from prompt_cache_key.show.screen import cut, fit, width
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# What mitmproxy's console has room for: four fifths of a screen of 100 columns, less its frame. A
+# row of several cells gets as many columns for each of them, and so takes several lines.
+COLUMNS = 78
+
+_HEADING = ("session", "agent", "model", "key", "reqs", "prompt", "hit", "lost", "main cause")
+_NUMBERS = ("reqs", "prompt", "hit", "lost")
+_ID = 8  # characters
+_MODEL = 16
+_DATE = re.compile(r"-20\d\d-?[01]\d-?[0-3]\d$")
 
 
-def table(totals: Totals, keys: Keys, scope: str, now: float) -> list[list[str]]:
-    """Return the header and a row for each session, agent and model, the last used one last.
+class Row(NamedTuple):
+    """What an agent of a session had of a model.
 
-    A key that has ended, or that was the client's own, has no age.
+    `scope` is who shares the key: session, agent, user, or "" if it is the client's own. `prompt`
+    are all prompt tokens, `hit` percent of them or None without cache data, `lost` tokens too.
     """
-    rows = [COLUMNS]
-    for session, agent, model, row in totals.rows():
-        mapping = keys.peek(name_of(scope, model, session, agent), now)
-        times = (now - mapping.made, keys.remaining(mapping, now)) if mapping else ()
-        spans = [str(timedelta(seconds=int(time))) for time in times] or ["-", "-"]
-        numbers = [str(row.requests), str(row.input), str(row.cached), f"{row.hit:.0f}"]
-        rows.append([session, agent, model, row.key, row.state, *spans, *numbers])
-    return rows
+
+    session: str
+    agent: str
+    model: str
+    key: str
+    scope: str
+    requests: int
+    prompt: int
+    hit: float | None
+    lost: int
+    cause: str
+
+
+def table(rows: Iterable[Row], columns: int = COLUMNS) -> list[str]:
+    """Return a heading and a line for each row, in their order, of at most so many columns.
+
+    A key that a session has to itself stands alone, all others with who shares them.
+    """
+    lines = [_HEADING, *map(_cells, rows)]
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)][:-1]
+    room = max(columns - sum(widths) - len(widths), len(_HEADING[-1]))
+    return [
+        " ".join([*map(_aligned, _HEADING, cells, widths), cut(cells[-1], room)]).rstrip()
+        for cells in lines
+    ]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    model = _DATE.sub("", row.model.rpartition("/")[2].removeprefix("claude-"))
+    key = cut(row.key[:_ID], _ID)
+    return (
+        cut(row.session[:_ID], _ID),
+        cut(row.agent[:_ID], _ID),
+        cut(model, _MODEL),
+        key if row.scope in ("session", "") else f"{key} {row.scope}",
+        f"{row.requests:,}",
+        f"{row.prompt:,}",
+        percent(row.hit),
+        f"{row.lost:,}",
+        row.cause,
+    )
+
+
+def _aligned(name: str, cell: str, columns: int) -> str:
+    return f"{cell:>{columns}}" if name in _NUMBERS else fit(cell, columns)

@@ -1,4 +1,5 @@
 import re
+from fnmatch import fnmatchcase
 
 import pytest
 from hypothesis import given
@@ -133,7 +134,18 @@ def test_nothing_is_known_of_others() -> None:
             assert upstream_of(host, path, "gpt-6") == Upstream()
 
 
-@pytest.mark.parametrize("domain", sorted({each for row in UPSTREAMS for each in row.domains}))
+def test_a_wildcard() -> None:
+    for host in ["bedrock.us-east-1.amazonaws.com", "x.bedrock-runtime.eu-west-1.amazonaws.com"]:
+        assert upstream_of(host, MESSAGES, "m").rejects
+    for host in ["my-gateway.eu-west-1.elb.amazonaws.com", "amazonaws.com", "bedrock.test"]:
+        assert upstream_of(host, MESSAGES, "m") == Upstream()
+        assert matches(DEFAULT_FILTER, host, MESSAGES)
+
+
+DOMAINS = {each for row in UPSTREAMS for each in row.domains if "*" not in each}
+
+
+@pytest.mark.parametrize("domain", sorted(DOMAINS))
 def test_a_host_in_each_spelling_and_what_only_looks_like_it(domain: str) -> None:
     (path, model) = next(
         (path, model)
@@ -267,7 +279,7 @@ def test_rejecting() -> None:
         "anthropic.com",
         "claude.ai",
         "claude.com",
-        "amazonaws.com",
+        "bedrock*.amazonaws.com",
         "googleapis.com",
         "groq.com",
         "api.cerebras.ai",
@@ -275,7 +287,7 @@ def test_rejecting() -> None:
     )
 
 
-@pytest.mark.parametrize("host", REJECTING)
+@pytest.mark.parametrize("host", [each.replace("*", "-runtime.eu-west-1") for each in REJECTING])
 def test_default_filter_leaves_out_what_rejects_the_field(host: str) -> None:
     for each in [host, f"x.{host}", f"{host.upper()}.:8443"]:
         assert upstream_of(each, CHAT, "m").rejects
@@ -291,7 +303,7 @@ def test_default_filter_leaves_out_what_rejects_the_field(host: str) -> None:
     + [("127.0.0.1:8080", MESSAGES), ("[::1]:4000", MESSAGES), ("xanthropic.com", MESSAGES)],
 )
 def test_default_filter_takes_all_others(host: str, path: str) -> None:
-    excluded = f".{host}".endswith(tuple(f".{each}" for each in REJECTING))
+    excluded = any(fnmatchcase(f".{host}", f"*.{each}") for each in REJECTING)
     assert matches(DEFAULT_FILTER, host, path) is not excluded
 
 

@@ -1,0 +1,42 @@
+"""Text for a screen of fixed-width characters: escaped, and cut by the columns it takes."""
+
+from unicodedata import east_asian_width
+
+COLUMNS = 100
+"""What a line of ours may take: half of a wide screen, and all of an ordinary one."""
+
+
+def printable(text: str) -> str:
+    """Return it with all that is no printable character escaped.
+
+    Those are control characters (C1 too), overrides of the direction, lone surrogates, and spaces
+    and line ends other than the plain space.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def width(text: str) -> int:
+    """Return the columns that a printable text takes."""
+    return sum(2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def fit(text: str, columns: int) -> str:
+    """Return it cut, or filled up with spaces, to just as many columns."""
+    short = cut(text, columns)
+    return short + " " * (columns - width(short))
+
+
+def cut(text: str, columns: int) -> str:
+    """Return it printable and on one line, with `…` at the end if it takes more columns."""
+    start = text[: 4 * columns]  # of 1 MB no more is looked at
+    plain = printable(" ".join(start.split()))
+    if len(start) == len(text) and width(plain) <= columns:
+        return plain
+    room = columns - 1
+    for at, char in enumerate(plain):
+        room -= width(char)
+        if room < 0:
+            return plain[:at] + "…"
+    return plain + "…"

@@ -1,0 +1,217 @@
+"""Each known upstream gets what the table says, by its real name: through a regular proxy."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from lib import LOOPBACK, free_port
+from lib.client import Client, request_body
+from lib.messages import Request
+from lib.mitmdump import Mitmdump
+from lib.server import Server
+
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+CODEX = "/backend-api/codex/responses"
+WORKERS = "/client/v4/accounts/0123abc/ai/v1/chat/completions"
+
+To = tuple[str, str, str]
+"""Host, path, model."""
+
+FIREWORKS = ("api.fireworks.ai", "/inference/v1/chat/completions", "m")
+ROUTED = [
+    (("chatgpt.com", CODEX, "gpt-5.4"), "session-id"),
+    (("api.x.ai", CHAT, "grok-5"), "x-grok-conv-id"),
+    (FIREWORKS, "x-session-affinity"),
+    (("api.cloudflare.com", WORKERS, "@cf/m"), "x-session-affinity"),
+    (("opencode.ai", "/zen/v1/chat/completions", "glm-5.3"), "x-opencode-session"),
+]
+KEYED = [
+    ("api.openai.com", RESPONSES, "gpt-6"),
+    ("api.openai.com", CHAT, "gpt-6"),
+    ("api.openai.com", CHAT, "gpt-5.4"),
+    ("chatgpt.com", RESPONSES, "gpt-5.4"),
+    ("api.cloudflare.com", CHAT, "m"),
+    ("x.services.ai.azure.com", "/openai/v1/responses", "gpt-6"),
+    ("x.openai.azure.com", "/openai/v1/responses", "production"),
+    ("api.x.ai", RESPONSES, "grok-5"),
+    ("openrouter.ai", "/api/v1/chat/completions", "openai/gpt-6"),
+    ("api.moonshot.ai", CHAT, "kimi-k3.1-pro"),
+    ("api.mistral.ai", CHAT, "devstral-2512"),
+    ("api.deepinfra.com", "/v1/openai/chat/completions", "zai-org/GLM-5"),
+    ("api.deepseek.com", "/chat/completions", "deepseek-v4-pro"),
+    ("api.together.ai", CHAT, "m"),
+    ("gateway.test", MESSAGES, "gpt-6"),
+]
+REJECTING = [
+    ("x.services.ai.azure.com", "/openai/v1/chat/completions", "DeepSeek-V4"),
+    ("x.openai.azure.com", "/openai/v1/chat/completions", "DeepSeek-V4"),
+    ("api.anthropic.com", MESSAGES, "claude-opus-5-5"),
+    ("bedrock-runtime.eu-west-1.amazonaws.com", MESSAGES, "m"),
+    ("europe-west1-aiplatform.googleapis.com", MESSAGES, "m"),
+    ("api.groq.com", "/openai/v1/chat/completions", "m"),
+    ("api.cerebras.ai", CHAT, "m"),
+    ("integrate.api.nvidia.com", CHAT, "m"),
+]
+LOOKALIKES = [
+    *(to for to, _ in ROUTED),
+    ("api.openai.com", CHAT, "gpt-6"),
+    ("services.ai.azure.com", CHAT, "DeepSeek-V4"),
+    ("anthropic.com", MESSAGES, "m"),
+    ("my-gateway.eu-west-1.elb.amazonaws.com", MESSAGES, "m"),
+    ("googleapis.com", MESSAGES, "m"),
+    ("groq.com", CHAT, "m"),
+    ("api.cerebras.ai", CHAT, "m"),
+    ("integrate.api.nvidia.com", CHAT, "m"),
+]
+NAMES = {name for _, name in ROUTED}
+
+
+def user_id(user: str, session: str) -> dict[str, str]:
+    ids = {"device_id": user * 64, "account_uuid": str(UUID(user * 32)), "session_id": session}
+    return {"user_id": json.dumps(ids)}
+
+
+def ask(port: int, server: Server, to: To, session: str = "", user: str = "a") -> Request:
+    """Send a session's request to a host, path and model; return what arrived."""
+    host, path, model = to
+    session = session or str(uuid4())
+    body = request_body(session, model=model, metadata=user_id(user, session))
+    with Client(port) as client:
+        assert client.send("POST", f"http://{host}{path}", [("Host", host)], body).status == 200
+    (request,) = server.take()
+    return request
+
+
+def routing_headers(request: Request) -> dict[str, str]:
+    return {name: value for name, value in request.headers if name.lower() in NAMES}
+
+
+@contextmanager
+def proxies(server: Server, number: int, *settings: str) -> Iterator[list[Mitmdump]]:
+    """Run regular proxies with `--set` settings; the server stands for every host."""
+    settings = (f"map_remote=|^http://[^/]+|{server.url}", *settings)
+    args = [arg for setting in settings for arg in ("--set", setting)]
+    with ExitStack() as stack:
+        running = [Mitmdump("regular", args=args) for _ in range(number)]
+        yield [stack.enter_context(proxy) for proxy in running]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def proxy(server: Server) -> Iterator[Mitmdump]:
+    with proxies(server, 1) as (proxy,):
+        yield proxy
+
+
+@pytest.mark.parametrize(("to", "name"), ROUTED)
+def test_the_header_that_a_host_routes_by(
+    proxy: Mitmdump, server: Server, to: To, name: str
+) -> None:
+    request = ask(proxy.port, server, to)
+    assert UUID(request.key)
+    assert routing_headers(request) == {name: request.key}
+
+
+@pytest.mark.parametrize("to", KEYED)
+def test_the_key_alone(proxy: Mitmdump, server: Server, to: To) -> None:
+    request = ask(proxy.port, server, to)
+    assert UUID(request.key)
+    assert routing_headers(request) == {}
+
+
+@pytest.mark.parametrize("to", REJECTING)
+def test_nothing(proxy: Mitmdump, server: Server, to: To) -> None:
+    request = ask(proxy.port, server, to)
+    assert request.key is None
+    assert routing_headers(request) == {}
+
+
+@pytest.mark.parametrize("to", LOOKALIKES)
+def test_a_host_that_only_looks_like_one_is_any_host(
+    proxy: Mitmdump, server: Server, to: To
+) -> None:
+    for form in ("x{}", "evil-{}", "{}.evil.test"):
+        request = ask(proxy.port, server, (form.format(to[0]), *to[1:]))
+        assert UUID(request.key)
+        assert routing_headers(request) == {}
+        assert "scope=user" not in proxy.find(f"key={request.key} ").string
+
+
+def test_a_list_of_headers_replaces_the_known_ones_and_an_empty_one_is_none(
+    server: Server,
+) -> None:
+    with proxies(server, 1, "prompt_cache_headers=x-route") as (proxy,):
+        request = ask(proxy.port, server, FIREWORKS)
+        assert (request.header("x-route"), routing_headers(request)) == (request.key, {})
+    with proxies(server, 1, "prompt_cache_headers") as (proxy,):
+        request = ask(proxy.port, server, FIREWORKS)
+        assert UUID(request.key)
+        assert routing_headers(request) == {}
+
+
+# --- who shares a key -----------------------------------------------------------------------------
+
+NEW, OLD = ("api.openai.com", CHAT, "gpt-6"), ("api.openai.com", CHAT, "gpt-5.4")
+GATEWAY = ("gateway.test", MESSAGES, "gpt-6")
+BY_USER, BY_SESSION = 2, 4
+
+
+def count_keys(running: list[Mitmdump], server: Server, to: To) -> int:
+    """Return how many keys two users with two sessions each get; all proxies have to agree."""
+    speakers = [(str(uuid4()), user) for user in ("a", "b") for _ in range(2)]
+    keys = []
+    for each in running:
+        keys.append([ask(each.port, server, to, *speaker).key for speaker in speakers])
+        mappings = each.find_all(f"key=.* model={re.escape(to[2])} ", 4)[-4:]
+        assert {"scope=user" in line.string for line in mappings} == {len({*keys[0]}) == BY_USER}
+    assert all(of_one == keys[0] for of_one in keys)
+    first_user, second_user = {*keys[0][:2]}, {*keys[0][2:]}
+    assert not first_user & second_user
+    return len(first_user | second_user)
+
+
+@pytest.mark.parametrize(
+    ("scope", "counts"),
+    [
+        ("auto", {NEW: BY_USER, OLD: BY_SESSION, GATEWAY: BY_SESSION}),
+        ("session", {NEW: BY_SESSION, OLD: BY_SESSION, GATEWAY: BY_SESSION}),
+        ("user", {NEW: BY_USER, OLD: BY_USER, GATEWAY: BY_USER}),
+    ],
+)
+def test_two_users_with_two_sessions_each(
+    server: Server, scope: str, counts: dict[To, int]
+) -> None:
+    with proxies(server, 1, f"prompt_cache_scope={scope}") as running:
+        assert {to: count_keys(running, server, to) for to in counts} == counts
+
+
+def test_derived_keys_are_the_same_on_two_proxies(server: Server) -> None:
+    with proxies(server, 2, "prompt_cache_keys=derived") as running:
+        assert count_keys(running, server, NEW) == BY_USER
+        assert count_keys(running, server, OLD) == BY_SESSION
+
+
+@pytest.mark.client
+def test_redis_gives_two_proxies_the_same_keys(server: Server, tmp_path: Path) -> None:
+    port = str(free_port())
+    command = ["redis-server", "--port", port, "--bind", LOOPBACK, "--save", ""]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as redis:
+        try:
+            assert redis.stdout
+            assert any(b"Ready to accept connections" in line for line in redis.stdout)
+            store = f"prompt_cache_store=redis://{LOOPBACK}:{port}"
+            with proxies(server, 2, store) as running:
+                assert count_keys(running, server, NEW) == BY_USER
+                assert count_keys(running, server, OLD) == BY_SESSION
+        finally:
+            redis.kill()
