@@ -56,14 +56,7 @@ class PromptCacheKey:
 
     def is_ours(self, flow: http.HTTPFlow) -> bool:
         """Whether a request is live, unanswered and selected."""
-        if flow.response or flow.error or not flow.live or flow.is_replay:
-            return False
-        if self.state.matches(flow):
-            return True
-        rejects = upstream_of(flow.request.pretty_host, "", "").rejects
-        where = f"to a host that rejects the field ({pairs(host=flow.request.pretty_host)})"
-        self.state.skip(flow, where if rejects else "left out by prompt_cache_filter")
-        return False
+        return _is_open(flow) and bool(self.state.matches(flow))
 
     async def request(self, flow: http.HTTPFlow) -> None:
         """Put the session's key into a request that is ours to touch."""
@@ -79,6 +72,11 @@ class PromptCacheKey:
                     flow.request.content = edited
             except ValueError as e:
                 self.state.skip(flow, str(e), logging.WARNING)
+        elif _is_open(flow):
+            host = flow.request.pretty_host
+            rejects = upstream_of(host, "", "").rejects
+            where = f"to a host that rejects the field ({pairs(host=host)})"
+            self.state.skip(flow, where if rejects else "left out by prompt_cache_filter")
 
     async def give_key(self, flow: http.HTTPFlow, raw: bytes, *, wait: bool = True) -> bytes:
         """Return a body with the key of whoever speaks in it, and begin the exchange.
@@ -97,7 +95,7 @@ class PromptCacheKey:
         ask.upstream = self._upstream(flow, ask.endpoint)
         if body.has_key and not (state.options.overwrite or is_raw_user_id(body.own_key)):
             ask.state, edited = "kept", body.raw
-            ask.key = body.own_key if isinstance(body.own_key, str) else "(no text)"
+            ask.key = body.own_key if isinstance(body.own_key, str) else ""
         else:
             ask.name = name = self._name(ask, cause or flow, body)
             get = state.store.get_now
@@ -106,7 +104,7 @@ class PromptCacheKey:
             )
             ask.state = "replaced" if body.has_key else "new" if is_new else "reused"
             edited = body.with_key(ask.key, **self._question(ask, body))
-        if flow.error or not flow.live:
+        if not _is_open(flow):
             return raw  # the client has gone meanwhile
         self._begin(flow, ask, cause)
         return edited
@@ -123,10 +121,12 @@ class PromptCacheKey:
             return speaker, None
         place = flow.request.host, flow.request.port
         session = speaker.session if speaker else ""
-        found = await bridge.find(body.raw, _pause, session, place) if wait else None
-        if found:
-            cause, its = found
-            return speaker or its._replace(source="bridge"), cast("http.HTTPFlow", cause)
+        # Of one session's requests it is soon found, among all others not.
+        if (wait or speaker) and (
+            found := await bridge.find(body.raw, _pause if wait else _go_on, session, place)
+        ):
+            cause, its = cast("http.HTTPFlow", found[0]), found[1]
+            return speaker or its._replace(source="bridge"), cause
         if speaker:
             bridge.add(flow, speaker, lambda: sent_content(flow), place)
         elif is_raw_user_id(body.own_key):
@@ -168,7 +168,8 @@ class PromptCacheKey:
         state, speaker = self.state, ask.speaker
         ask.count = state.totals.begin(speaker.session, speaker.agent, ask.endpoint.model)
         row = ask.count.row
-        row.key, row.state, row.scope, row.name = ask.key, ask.state, ask.scope, ask.name
+        row.key, row.state, row.scope = ask.key[:MAX_LENGTH], ask.state, ask.scope
+        row.name = ask.name
         if cause and (of_cause := state.exchanges.get(cause)):
             of_cause.count.begin_call(ask.count)
         state.exchanges[flow] = ask
@@ -178,20 +179,32 @@ class PromptCacheKey:
             "claude_session": speaker.session,
             "claude_agent": speaker.agent,
         }
-        if len(ask.key) <= MAX_LENGTH and ask.key.isascii() and ask.key.isprintable():
-            names = self._header_names(flow.request.headers, ask.upstream)
-            flow.request.headers.update(dict.fromkeys(names, ask.key))
+        flow.request.headers.update(dict.fromkeys(self._header_names(flow, ask), ask.key))
         self.outcome.comment(flow, ask)
         who = pairs(key=ask.key, session=speaker.session, agent=speaker.agent)
         how = pairs(model=ask.endpoint.model, state=ask.state, source=speaker.source)
         scope = f" scope={ask.scope}" if ask.scope else ""
         log(logging.INFO, f"{who} {how}{scope}", flow.client_conn.peername)
 
-    def _header_names(self, headers: http.Headers, upstream: Upstream) -> list[str]:
-        names = tuple(self.state.options.headers)
-        if names == AUTO:
-            return [name for name in upstream.headers if name not in headers]
-        return [name for name in names if name]
+    def _header_names(self, flow: http.HTTPFlow, ask: Exchange) -> list[str]:
+        """Return the headers that are to carry the key: none if it can't stand in one."""
+        key, names = ask.key, [name for name in self.state.options.headers if name]
+        if tuple(names) == AUTO:
+            names = [name for name in ask.upstream.headers if name not in flow.request.headers]
+        if (
+            not names
+            or not key.isascii()
+            or not key.isprintable()
+            or not 0 < len(key) <= MAX_LENGTH
+        ):
+            return []
+        if isinstance(flow.request.stream, HeldRequest):
+            cause = (
+                f"streamed, so the headers were sent before the key was known: {','.join(names)}"
+            )
+            self.state.once(logging.WARNING, flow, cause)
+            return []
+        return names
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Begin to look at the response to a keyed request."""
@@ -205,14 +218,24 @@ class PromptCacheKey:
         if exchange := self.state.exchanges.pop(flow, None):
             self.wire.keep(flow, exchange)
             await self.outcome.tell(flow, exchange)
+        if isinstance(flow.request.stream, HeldRequest):
+            flow.request.stream.content = b""  # flows are kept long, and this one without a body
 
     async def error(self, flow: http.HTTPFlow) -> None:
         """Do the same with what was seen before one side broke off."""
         await self.response(flow)
 
 
+def _is_open(flow: http.HTTPFlow) -> bool:
+    return flow.live and not (flow.response or flow.error or flow.is_replay)
+
+
 async def _pause() -> None:
     await sleep(0)
+
+
+async def _go_on() -> None:
+    pass
 
 
 def _endpoint(flow: http.HTTPFlow, model: str) -> Endpoint:

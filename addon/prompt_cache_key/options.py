@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from prompt_cache_key.request import redis_store
@@ -191,11 +191,13 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check the values; ValueError, in one line, names the option and what is wrong."""
-        for option in self.__dataclass_fields__.values():
+        for option in fields(self):
+            value = getattr(self, option.name)
+            type_ = (list, tuple) if isinstance(option.default, tuple) else type(option.default)
+            if not isinstance(value, type_):  # another script's option of the same name
+                raise ValueError(f"{PREFIX}{option.name}: its type is not ours")  # noqa: TRY004
             if check := option.metadata["check"]:
                 try:
-                    check(getattr(self, option.name))
-                except (TypeError, AttributeError):  # another script's option of the same name
-                    raise ValueError(f"{PREFIX}{option.name}: its type is not ours") from None
+                    check(value)
                 except ValueError as e:
                     raise ValueError(f"{PREFIX}{option.name}: {e}") from None

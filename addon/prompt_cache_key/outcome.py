@@ -38,8 +38,7 @@ class Outcome:
         if not exchange.tap:
             reader.feed(response.raw_content or b"")
         if reader.unread:
-            where, cause = address(flow.request), f"usage is not read: {reader.unread}"
-            self.state.once(logging.DEBUG, cause, text(where), flow)
+            self.state.once(logging.DEBUG, flow, f"usage is not read: {reader.unread}")
         if usage := reader.finish():
             exchange.count.report(usage)
             exchange.count.row.response_id = reader.response_id
@@ -125,15 +124,14 @@ class Outcome:
     ) -> None:
         """Send no more of a field to an endpoint that has rejected a request because of it."""
         content = response.get_content(strict=False) or b""
+        where = address(flow.request)
         for field in FIELDS:
             if form := refusal(response.status_code, content, field):
                 self.state.refused.add((field, exchange.endpoint))
-                where = address(flow.request)
                 what = f"{text(where)} rejects {field} for {pairs(model=exchange.endpoint.model)}"
-                line = (
-                    f"{what} ({response.status_code}: {form}) and gets it no more until a restart"
-                )
-                if field == NAME:
+                how = f"({response.status_code}: {form}) and gets it no more until a restart"
+                # A URL that is not plain can't go into a command that is to be copied.
+                if field == NAME and text(where) == where:
                     setting = f"{PREFIX}filter={without(self.state.options.filter, where)}"
-                    line += f"; to make that permanent: --set {shlex.quote(setting)[:2000]}"
-                log(logging.WARNING, line, flow.client_conn.peername)
+                    how += f"; to make that permanent: --set {shlex.quote(setting)}"
+                log(logging.WARNING, f"{what} {how}", flow.client_conn.peername)

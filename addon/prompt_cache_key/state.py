@@ -43,11 +43,12 @@ class State:
         self.store: Store = self.keys
         self.matches = flowfilter.parse(self.options.filter)
 
-    def once(self, level: int, cause: str, where: str, flow: http.HTTPFlow) -> None:
-        """Log what happened somewhere, unless it has happened before."""
+    def once(self, level: int, flow: http.HTTPFlow, cause: str, before: str = "") -> None:
+        """Log what happened to a flow, with words before its URL, unless it happened before."""
         if cause not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(cause)
-            log(level, f"{where}, {cause}", flow.client_conn.peername)
+            where = text(address(flow.request))
+            log(level, f"{before}{where}, {cause}", flow.client_conn.peername)
 
     def skip(self, flow: http.HTTPFlow, reason: str, level: int = logging.DEBUG) -> None:
         """Count a request that gets no key, and say why: at DEBUG each, as a warning once."""
@@ -55,11 +56,11 @@ class State:
             self.skipped["for other reasons"] += 1
         else:
             self.skipped[reason] += 1
-        where = f"no key for {text(flow.request.method)} {text(address(flow.request))}"
+        what = f"no key for {text(flow.request.method)}"
         if level > logging.DEBUG:
-            self.once(level, f"it goes on unchanged: {reason}", where, flow)
+            self.once(level, flow, f"it goes on unchanged: {reason}", f"{what} ")
         else:
-            log(level, f"{where}: {reason}", flow.client_conn.peername)
+            log(level, f"{what} {text(address(flow.request))}: {reason}", flow.client_conn.peername)
 
 
 def address(request: http.Request) -> str:

@@ -16,7 +16,7 @@ from prompt_cache_key.exchange import Exchange
 from prompt_cache_key.request.body import MEMBER_SIZE
 from prompt_cache_key.request.stream import MAX_HELD, HeldRequest
 from prompt_cache_key.response.tap import ResponseTap
-from prompt_cache_key.state import State, address
+from prompt_cache_key.state import State
 
 
 class Wire:
@@ -71,13 +71,14 @@ class Wire:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Let the events of a keyed request's response pass as they come."""
-        exchange = self.state.exchanges.get(flow)
-        if not exchange or not exchange.reader or not flow.response:
+        response, exchange = flow.response, self.state.exchanges.get(flow)
+        if not response or not exchange or not (reader := exchange.reader):
             return
-        if self.state.options.stream and exchange.reader.is_stream and not flow.response.stream:
-            headers = flow.response.headers.copy()
-            exchange.tap = ResponseTap(exchange.reader.feed, _kept_size(), headers)
-            flow.response.stream = exchange.tap
+        # One that someone else has streamed is only looked at.
+        is_passed_on = self.state.options.stream and reader.is_stream and not response.stream
+        if is_passed_on or response.stream is True:
+            size = _kept_size() if is_passed_on else 0
+            response.stream = exchange.tap = ResponseTap(reader.feed, size, response.headers.copy())
 
     def keep(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         """Give a streamed response the body that has passed, for whoever looks at the flow."""
@@ -87,19 +88,19 @@ class Wire:
 
     def response(self, flow: http.HTTPFlow) -> None:
         """Undo what others did to a streamed body: the client has got it as it was."""
-        tap = flow.response and flow.response.stream
-        if not flow.response or not isinstance(tap, ResponseTap) or not tap.content:
+        response, tap = flow.response, flow.response and flow.response.stream
+        if not response or not isinstance(tap, ResponseTap) or (content := tap.content) is None:
             return
-        if flow.response.raw_content not in (None, tap.content):
-            flow.response.raw_content = tap.content
-            flow.response.headers = tap.headers
+        was_edited = response.raw_content != content
+        response.raw_content = content
+        if was_edited:
+            response.headers = tap.headers
             self.state.once(
                 logging.WARNING,
+                flow,
                 "another addon edited a response that had been streamed, so the client has got it "
                 "unedited, as it is shown and saved; to have it edited: "
                 "--set prompt_cache_stream=false",
-                address(flow.request),
-                flow,
             )
 
 
@@ -123,7 +124,5 @@ def _at_once(edit: Coroutine[Any, Any, bytes]) -> bytes:
 
 def _kept_size() -> float:
     """Return up to which size mitmproxy would keep a body: any, unless it is told otherwise."""
-    if getattr(ctx.options, "store_streamed_bodies", False):
-        return 0  # it keeps a copy itself
     limits = (ctx.options.stream_large_bodies, ctx.options.body_size_limit)
     return min((human.parse_size(limit) or 0 for limit in limits if limit), default=math.inf)

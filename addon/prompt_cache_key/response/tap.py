@@ -29,4 +29,7 @@ class ResponseTap:
     @property
     def content(self) -> bytes | None:
         """What has passed so far; None if it is too large to be kept."""
-        return None if self._size > self._limit else b"".join(self._chunks)
+        if self._size > self._limit:
+            return None
+        self._chunks = [b"".join(self._chunks)]  # of which a later join makes no copy
+        return self._chunks[0]

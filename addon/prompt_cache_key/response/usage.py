@@ -11,6 +11,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prompt_cache_key.log import text
 from prompt_cache_key.response.codings import decoder
 from prompt_cache_key.response.events import EventStream
 
@@ -84,7 +85,7 @@ class UsageReader:
         coding = content_encoding.strip().lower()
         self._decoder = decoder(coding)
         if not self._decoder and coding not in ("", "identity"):
-            self.unread = f"content-encoding {coding}"
+            self.unread = f"content-encoding {text(coding)}"
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body, as they were on the wire."""
