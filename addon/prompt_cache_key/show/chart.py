@@ -35,13 +35,15 @@ _DAY = 86400
 
 def legend() -> str:
     """Return what colours and shapes mean."""
-    drawn = {f'<path class="{name}" d="M0 0h12v12H0z"/>': words for name, words in _PARTS.items()}
-    drawn |= {_shape(name): words for name, (_, words) in _MARKS.items()}
-    items = (
-        f'<span><svg viewBox="0 0 12 12">{shape}</svg> {escape(words)}</span>'
-        for shape, words in drawn.items()
-    )
+    drawn = {swatch(name): words for name, words in _PARTS.items()}
+    drawn |= {_icon(name): words for name, (_, words) in _MARKS.items()}
+    items = (f"<span>{shape} {escape(words)}</span>" for shape, words in drawn.items())
     return f'<p class="legend">{"".join(items)}</p>\n'
+
+
+def swatch(name: str) -> str:
+    """Return the colour of `cached`, `lost`, `new` or `unknown` tokens."""
+    return f'<svg viewBox="0 0 12 12"><path class="{name}" d="M0 0h12v12H0z"/></svg>'
 
 
 def mark(verdict: Verdict) -> str:
@@ -134,11 +136,8 @@ def _times(requests: Sequence[RequestFacts], width: int) -> str:
 
 
 def _icon(name: str) -> str:
-    return f'<svg viewBox="0 0 12 12">{_shape(name)}</svg>'
-
-
-def _shape(name: str) -> str:
-    return f'<path class="{name}" d="{_MARKS[name][0]}"/>'
+    shape = _MARKS[name][0]
+    return f'<svg viewBox="0 0 12 12"><path class="{name}" d="{shape}"/></svg>'
 
 
 def _short(number: float) -> str:

@@ -106,8 +106,8 @@ class Report(NamedTuple):
     """All that is shown. What lost most tokens comes first, then what had most new ones."""
 
     title: str
-    problem: str
-    """What kept the report from being whole; empty if nothing did."""
+    warnings: list[str]
+    """What keeps it from being whole, or right."""
     prices: Prices | None
     sums: Sums
     causes: list[Cause]
@@ -118,7 +118,7 @@ def report_of(
     title: str,
     sessions: Mapping[str, Iterable[RequestFacts]],
     *,
-    problem: str = "",
+    warnings: Iterable[str] = (),
     prices: Prices | None = None,
 ) -> Report:
     """Return the report of some sessions' requests, which come in any order."""
@@ -133,7 +133,7 @@ def report_of(
         made.append(SessionFacts(id_, sums(requests, prices), speakers, requests))
     made.sort(key=lambda session: _rank(session.sums))
     requests = [request for session in made for request in session.requests]
-    return Report(title, problem, prices, sums(requests, prices), causes(requests), made)
+    return Report(title, [*warnings], prices, sums(requests, prices), causes(requests), made)
 
 
 def sums(requests: Iterable[RequestFacts], prices: Prices | None) -> Sums:

@@ -6,7 +6,8 @@ What comes from the requests passes `escape` on its way into the page.
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from prompt_cache_key.show.chart import chart, legend, local, mark, split
+from prompt_cache_key.judge.verdict import Verdict
+from prompt_cache_key.show.chart import chart, legend, local, mark, split, swatch
 from prompt_cache_key.show.facts import Report, RequestFacts, SessionFacts, Sums
 from prompt_cache_key.show.style import STYLE
 
@@ -14,10 +15,10 @@ MAX_SESSIONS = 100
 """Sessions that one page shows; the JSON has all."""
 
 MAX_MISSES = 100
-"""Misses of a session that it shows: the last ones."""
+"""Misses of a session that it shows: those that lost most."""
 
 FEW = 5
-"""Misses that are shown without a click."""
+"""How many of them without a click: the worst of each cause."""
 
 _DATE = "%Y-%m-%d %H:%M:%S"
 _NUMBERS = ("requests", "prompt tokens", "from the cache", "lost", "hit rate")
@@ -47,7 +48,7 @@ def _pieces(report: Report, refresh: int) -> Iterator[str]:
     for warning in _warnings(report):
         yield f'<p class="warn">{escape(warning)}</p>\n'
     yield _tiles(report)
-    yield from _causes(report)
+    yield _causes(report)
     yield legend()
     for session in report.sessions[:MAX_SESSIONS]:
         yield from _section(session)
@@ -63,20 +64,13 @@ def _span(report: Report) -> str:
 
 def _warnings(report: Report) -> Iterator[str]:
     total = report.sums
-    if report.problem:
-        yield report.problem
+    yield from report.warnings
     if not total.requests:
         yield "No request of a Claude Code session has been answered yet."
     if total.without_usage:
         yield f"Responses without usage, whose tokens count nowhere: {total.without_usage:,}."
     if unknown := total.prompt_tokens - total.measured_tokens:
         yield f"Prompt tokens of upstreams that report no cached tokens: {unknown:,}."
-    requests = (request for session in report.sessions for request in session.requests)
-    if len({request.endpoint for request in requests}) > 1:
-        yield (
-            "Requests went to several places. What was saved before a translator and behind it "
-            "counts twice: choose a side with --filter."
-        )
 
 
 def _tiles(report: Report) -> str:
@@ -96,23 +90,20 @@ def _tiles(report: Report) -> str:
     return f'<ul class="tiles">{"".join(items)}</ul>\n'
 
 
-def _causes(report: Report) -> Iterator[str]:
-    yield f"<section><h2>Why prompt tokens did not come from the cache</h2>\n{split(report.sums)}"
-    yield _table(
-        ["cause", "tokens that are", "what helps"],
-        ["requests", "tokens"],
-        (
-            [
-                cause.words,
-                "lost" if cause.is_lost else "new",
-                cause.remedy or "-",
-                f"{cause.requests:,}",
-                f"{cause.tokens:,}",
-            ]
-            for cause in report.causes
-        ),
+def _causes(report: Report) -> str:
+    items = []
+    for cause in report.causes:
+        name = "lost" if cause.is_lost else "new"
+        remedy = f"<small>{escape(cause.remedy)}</small>" if cause.remedy else ""
+        items.append(
+            f'<li>{swatch(name)}<span class="what">{escape(cause.words)}{remedy}</span>'
+            f'<span class="count">{cause.tokens:,} tokens'
+            f"<small>requests {cause.requests:,}</small></span></li>\n"
+        )
+    return (
+        "<section><h2>Why prompt tokens did not come from the cache</h2>\n"
+        f'{split(report.sums)}<ul class="causes">{"".join(items)}</ul></section>\n'
     )
-    yield "</section>\n"
 
 
 def _section(session: SessionFacts) -> Iterator[str]:
@@ -125,16 +116,16 @@ def _section(session: SessionFacts) -> Iterator[str]:
         f"prompt tokens {total.prompt_tokens:,}, hit rate {percent(total.hit_percent)}, "
         f"lost {total.lost_tokens:,}{cost}</p>\n{chart(requests, titles)}"
     )
-    misses = [_miss(title, request) for title, request in zip(titles, requests, strict=True)]
-    shown = [miss for miss in misses if miss]
-    if shown:
-        count = f"misses {total.misses:,}"
-        if len(shown) > MAX_MISSES:
-            count += f", the last {MAX_MISSES}"
-        yield (
-            f"<details{' open' if len(shown) <= FEW else ''}><summary>{count}</summary>"
-            f'<ul class="misses">{"".join(shown[-MAX_MISSES:])}</ul></details>\n'
-        )
+    costly = sorted(
+        (number for number, request in enumerate(requests) if request.verdict),
+        key=lambda number: -requests[number].lost,
+    )[:MAX_MISSES]
+    worst = {_kind(requests[number]): number for number in reversed(costly)}
+    shown = sorted(worst.values(), key=costly.index)[:FEW]
+    yield _misses(requests, titles, shown)
+    if rest := [number for number in costly if number not in shown]:
+        more = _misses(requests, titles, rest)
+        yield f"<details><summary>more misses: {len(rest):,}</summary>{more}</details>\n"
     lines = ([*speaker, *_numbers(of)] for speaker, of in session.speakers)
     table = _table(["agent", "model", "to"], _NUMBERS, lines)
     yield f"<details><summary>agents and models</summary>{table}</details></section>\n"
@@ -145,13 +136,22 @@ def _numbers(of: Sums) -> list[str]:
     return [*(f"{count:,}" for count in counts), percent(of.hit_percent)]
 
 
-def _miss(title: str, request: RequestFacts) -> str:
-    """Return what a request lost, where its prompt broke, and what to do; "" if it lost nothing."""
-    if not (verdict := request.verdict):
-        return ""
-    where = f"{verdict.path}, character {verdict.at:,}:" if verdict.path else ""
+def _kind(request: RequestFacts) -> str:
+    return request.verdict.kind if request.verdict else ""
+
+
+def _misses(requests: Sequence[RequestFacts], titles: Sequence[str], numbers: Iterable[int]) -> str:
+    """Return the misses among some requests, in order of time."""
+    pairs = ((titles[number], requests[number].verdict) for number in sorted(numbers))
+    items = "".join(_miss(title, verdict) for title, verdict in pairs if verdict)
+    return f'<ul class="misses">{items}</ul>\n' if items else ""
+
+
+def _miss(title: str, verdict: Verdict) -> str:
+    """Return what a request lost, where its prompt broke, and what helps."""
     lines = [f"<p>{mark(verdict)} {escape(title)}</p>"]
-    if where:
+    if verdict.path:
+        where = f"{verdict.path}, character {verdict.at:,}:"
         lines.append(f'<p class="soft">{escape(where)}</p>')
         lines.append(f"<del>{escape(verdict.before)}</del><ins>{escape(verdict.after)}</ins>")
     if verdict.remedy:

@@ -23,6 +23,10 @@ from prompt_cache_key.show.facts import Prices, Report, as_json, report_of
 from prompt_cache_key.show.flows import sessions_in
 from prompt_cache_key.show.page import page, percent
 
+SEVERAL_PLACES = (
+    "Requests went to several places. What was saved before a translator and behind it counts "
+    "twice: choose a side with --filter."
+)
 LARGE_FILE = 64 << 20  # bytes from which a progress bar is shown
 
 
@@ -36,7 +40,13 @@ def build(
         is_bar_shown = size > LARGE_FILE and sys.stderr.isatty()
         flows = _with_bar(file, size, problems) if is_bar_shown else _flows(file, problems)
         sessions = sessions_in(filter(matches, flows), keep)
-    return report_of(text(path.name), sessions, problem="".join(problems), prices=prices)
+    endpoints = {request.endpoint for requests in sessions.values() for request in requests}
+    return report_of(
+        text(path.name),
+        sessions,
+        warnings=[*problems, *([SEVERAL_PLACES] if len(endpoints) > 1 else [])],
+        prices=prices,
+    )
 
 
 def _flows(file: BinaryIO, problems: list[str]) -> Iterator[flow.Flow]:
@@ -104,10 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"report: {e}")
     total = report.sums
     if not total.requests:
-        why = report.problem or "no request of a Claude Code session in it"
+        why = "".join(report.warnings) or "no request of a Claude Code session in it"
         sys.exit(f"report: {options.file}: {why}")
-    if report.problem:
-        sys.stderr.write(f"report: {options.file}: {report.problem}\n")
+    for warning in report.warnings:
+        sys.stderr.write(f"report: {options.file}: {warning}\n")
     made = f"{json.dumps(as_json(report))}\n" if options.json else page(report)
     if options.json and not options.o:
         sys.stdout.write(made)
