@@ -26,6 +26,7 @@ from prompt_cache_key.request.strip import strip
 from prompt_cache_key.request.upstreams import DEFAULT_FILTER, Upstream, upstream_of
 from prompt_cache_key.response.usage import UsageReader
 from prompt_cache_key.settings import Settings
+from prompt_cache_key.show.listener import LivePage
 from prompt_cache_key.show.view import PromptView
 from prompt_cache_key.state import State
 from prompt_cache_key.wire import Wire, sent_content
@@ -44,7 +45,8 @@ class PromptCacheKey:
         self.state = State(clock)
         self.outcome = Outcome(self.state)
         self.wire = Wire(self.state, self.is_ours, self.give_key)
-        self.addons = [Settings(self.state), Commands(self.state), PromptView()]
+        page = LivePage(lambda: self.state.options.page, self.state.recent)
+        self.addons = [Settings(self.state), Commands(self.state), PromptView(), page]
 
     def running(self) -> None:
         """Take the place next to the wire."""
