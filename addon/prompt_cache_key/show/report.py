@@ -7,7 +7,7 @@ a few numbers of each request: of the bodies only the last are kept, to judge th
 import argparse
 import json
 import math
-import signal
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"report: {options.file}: {warning}\n")
     made = f"{json.dumps(as_json(report))}\n" if options.json else page(report)
     if options.json and not options.o:
-        sys.stdout.write(made)
+        _print(made)
         return
     target = options.o or Path(f"{options.file}.html")
     try:
@@ -134,6 +134,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
+def _print(made: str) -> None:
+    try:
+        sys.stdout.write(made)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in: report FILE --json | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as in: report FILE --json | head
     main()
