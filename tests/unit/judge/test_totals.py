@@ -21,7 +21,7 @@ from prompt_cache_key.response.usage import Usage
 
 
 def usage(input_: int, cached: int | None = 0) -> Usage:
-    return Usage(input_, cached, None, None)  # type: ignore[arg-type, unused-ignore]
+    return Usage(input_, cached, None, None)
 
 
 def begin(totals: Totals, session: str = "s", agent: str = "main", model: str = "m") -> Count:
