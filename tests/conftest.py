@@ -1,3 +1,7 @@
+import logging
+from collections.abc import Callable
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine is no failure: nothing here asserts on a duration.
@@ -5,3 +9,16 @@ settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any machine")
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return what returns the addon's lines since it was last called, each with its level."""
+    caplog.set_level(logging.DEBUG, "prompt_cache_key")
+
+    def take() -> list[str]:
+        lines = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+        caplog.clear()
+        return lines
+
+    return take

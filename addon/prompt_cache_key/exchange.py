@@ -14,7 +14,7 @@ from prompt_cache_key.response.usage import Usage, UsageReader
 
 
 class Endpoint(NamedTuple):
-    """What a request goes to: host, path without its query, and model."""
+    """What a request goes to: host with port, path without its query, and model."""
 
     host: str
     path: str

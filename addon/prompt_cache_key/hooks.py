@@ -26,6 +26,7 @@ from prompt_cache_key.request.strip import strip
 from prompt_cache_key.request.upstreams import DEFAULT_FILTER, Upstream, upstream_of
 from prompt_cache_key.response.usage import UsageReader
 from prompt_cache_key.settings import Settings
+from prompt_cache_key.show.listener import LivePage
 from prompt_cache_key.show.view import PromptView
 from prompt_cache_key.state import State
 from prompt_cache_key.wire import Wire, sent_content
@@ -44,7 +45,8 @@ class PromptCacheKey:
         self.state = State(clock)
         self.outcome = Outcome(self.state)
         self.wire = Wire(self.state, self.is_ours, self.give_key)
-        self.addons = [Settings(self.state), Commands(self.state), PromptView()]
+        page = LivePage(lambda: self.state.options.page, self.state.recent)
+        self.addons = [Settings(self.state), Commands(self.state), PromptView(), page]
 
     def running(self) -> None:
         """Take the place next to the wire."""
@@ -188,21 +190,15 @@ class PromptCacheKey:
 
     def _header_names(self, flow: http.HTTPFlow, ask: Exchange) -> list[str]:
         """Return the headers that are to carry the key: none if it can't stand in one."""
-        key, names = ask.key, [name for name in self.state.options.headers if name]
+        names = [name for name in self.state.options.headers if name]
         if tuple(names) == AUTO:
             names = [name for name in ask.upstream.headers if name not in flow.request.headers]
-        if (
-            not names
-            or not key.isascii()
-            or not key.isprintable()
-            or not 0 < len(key) <= MAX_LENGTH
-        ):
+        is_plain = ask.key.isascii() and ask.key.isprintable() and len(ask.key) <= MAX_LENGTH
+        if not names or not ask.key or not is_plain:
             return []
         if isinstance(flow.request.stream, HeldRequest):
-            cause = (
-                f"streamed, so the headers were sent before the key was known: {','.join(names)}"
-            )
-            self.state.once(logging.WARNING, flow, cause)
+            what = "it is streamed, and its headers went on before its key was known"
+            self.state.once(logging.WARNING, flow, f"no {', '.join(names)}: {what}")
             return []
         return names
 
@@ -239,7 +235,8 @@ async def _go_on() -> None:
 
 
 def _endpoint(flow: http.HTTPFlow, model: str) -> Endpoint:
-    return Endpoint(flow.request.pretty_host, flow.request.path.partition("?")[0], model)
+    host = f"{flow.request.pretty_host}:{flow.request.port}"
+    return Endpoint(host, flow.request.path.partition("?")[0], model)
 
 
 def _address(flow: http.HTTPFlow) -> tuple[str]:

@@ -113,13 +113,14 @@ def sent_content(flow: http.HTTPFlow) -> bytes:
 
 
 def _at_once(edit: Coroutine[Any, Any, bytes]) -> bytes:
-    """Return what a coroutine returns that never waits."""
+    """Return what a coroutine returns that never waits; ValueError if it does."""
     try:
         edit.send(None)
     except StopIteration as done:
         result: bytes = done.value
         return result
-    raise RuntimeError("it waits")
+    edit.close()
+    raise ValueError("it is streamed, and would have to wait")
 
 
 def _kept_size() -> float:

@@ -1,38 +1,47 @@
 import pytest
-from prompt_cache_key.exchange import Exchange, Speaker
-from prompt_cache_key.judge.totals import Totals
+from prompt_cache_key.exchange import Endpoint, Exchange, thousands
+from prompt_cache_key.request.speaker import Speaker
 from prompt_cache_key.response.usage import Usage
+
+SESSION = "3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"
+KEY = "9a5f01e2-aaaa-4bbb-8ccc-dddddddddddd"
+
+
+def exchange(session: str = "s", agent: str = "main", model: str = "m") -> Exchange:
+    return Exchange(Speaker(session, agent, "header"), Endpoint("h", "/v1", model), 0, key=KEY)
 
 
 @pytest.mark.parametrize(
-    ("speaker", "usage", "summary"),
+    ("who", "usage", "lost", "summary"),
     [
+        ((SESSION, "main", "gpt-5.4"), None, "", "3f6c1c1e main gpt-5.4 key=9a5f01e2"),
+        (("s", "a1", "m"), (2048, 1920), "", "s a1 m key=9a5f01e2 1920/2048 94%"),
+        (("s", "a1", "m"), (2048, None), "", "s a1 m key=9a5f01e2 ?/2048 ?"),
         (
-            Speaker("3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a", "main", "gpt-5.4"),
-            None,
-            "3f6c1c1e main gpt-5.4 key=9a5f01e2",
+            ("s", "a1", "m"),
+            (2048, 0),
+            "2.0k: a pause",
+            "s a1 m key=9a5f01e2 0/2048 0% lost 2.0k: a pause",
         ),
-        (Speaker("s", "a1", "m"), Usage(2048, 1920, None, 7), "s a1 m key=9a5f01e2 1920/2048 94%"),
-        (Speaker("s", "a\n", "gpt 5"), None, 's "a\\n" "gpt 5" key=9a5f01e2'),
+        (("s", "a\n", "gpt 5"), None, "", 's "a\\n" "gpt 5" key=9a5f01e2'),
     ],
 )
-def test_summary(speaker: Speaker, usage: Usage | None, summary: str) -> None:
-    key = "9a5f01e2-aaaa-4bbb-8ccc-dddddddddddd"
-    total = Totals().request(*speaker, key, "new")
-    assert Exchange(speaker, key, "new", total).summary(usage) == summary
+def test_summary(
+    who: tuple[str, str, str], usage: tuple[int, int | None] | None, lost: str, summary: str
+) -> None:
+    told = Usage(*usage, None, 7) if usage else None
+    assert exchange(*who).summary(told, lost) == summary
 
 
-def test_of_the_calls_for_a_request_each_counts_and_it_does_not() -> None:
-    totals = Totals()
-    speaker = Speaker("s", "main", "m")
-    front, *calls = (
-        Exchange(speaker, "key", "new", totals.request(*speaker, "key", "new")) for _ in range(3)
-    )
-    front.replace_cause()
-    assert totals.all.requests == 3
-    for call in calls:
-        call.cause = front
-        call.replace_cause()
-        assert totals.all.requests == 2
-    assert front.is_replaced
-    assert not any(call.is_replaced for call in calls)
+def test_a_line_is_of_one_speaker_and_endpoint() -> None:
+    assert exchange().line == exchange().line
+    assert len({exchange(*who).line for who in ("", ("t",), ("s", "a1"), ("s", "main", "n"))}) == 4
+    assert exchange() != exchange()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "short"),
+    [(0, "0"), (999, "999"), (1000, "1.0k"), (24_149, "24.1k"), (1_200_000, "1200.0k")],
+)
+def test_thousands(tokens: int, short: str) -> None:
+    assert thousands(tokens) == short
