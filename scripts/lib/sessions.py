@@ -1,10 +1,12 @@
-"""Recorded Claude Code sessions that go on turn by turn, as a translator sends them to OpenAI."""
+"""Recorded Claude Code sessions that go on turn by turn, also as a translator sends them on."""
 
+import heapq
 import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_OID, uuid5
 
@@ -45,7 +47,9 @@ class Call(NamedTuple):
         return self.body.replace(_MODEL, b'"model":"%b"' % model.encode(), 1)
 
 
-class _Conversation(NamedTuple):
+class Conversation(NamedTuple):
+    """What an agent says to a model in one session, up to one of its requests to Messages."""
+
     user: str
     session: str
     headers: list[tuple[str, str]]
@@ -53,18 +57,23 @@ class _Conversation(NamedTuple):
 
 
 def calls(seconds: float) -> list[Call]:
-    """Return the calls of all sessions that are played, in the order of time.
+    """Return the calls of all sessions that are played, in the order of time."""
+    earlier = itertools.takewhile(lambda turn: turn[0] < seconds, turns())
+    return [_call(at, said) for at, _, said in earlier]
 
-    Agents join a second apart, then each speaks every 9 to 16 seconds.
+
+def turns() -> Iterator[tuple[float, int, Conversation]]:
+    """Yield who speaks when, in seconds, and says what, in the order of time and without end.
+
+    Agents are numbers. They join a second apart, then each speaks every 9 to 16 seconds.
     """
-    found = []
-    for index, conversation in enumerate(_conversations(PLAYED)):
-        for turn, body in enumerate(_cleared(conversation)):
-            at = index + turn * (9 + index / 2)
-            if at >= seconds:
-                break
-            found.append(_call(at, body))
-    return sorted(found, key=lambda call: call.at)
+    agents = (_turns(*agent) for agent in enumerate(_conversations(PLAYED)))
+    return heapq.merge(*agents, key=itemgetter(0))
+
+
+def _turns(agent: int, begun: Conversation) -> Iterator[tuple[float, int, Conversation]]:
+    for turn, said in enumerate(_cleared(begun)):
+        yield agent + turn * (9 + agent / 2), agent, said
 
 
 def unlucky_calls() -> list[Call]:
@@ -86,9 +95,9 @@ def unlucky_calls() -> list[Call]:
     return found
 
 
-def _conversations(played: dict[str, set[str]]) -> Iterable[_Conversation]:
+def _conversations(played: dict[str, set[str]]) -> Iterable[Conversation]:
     """Read how each agent's conversation with each model began."""
-    found: dict[tuple[str, str, str], _Conversation] = {}
+    found: dict[tuple[str, str, str], Conversation] = {}
     for record in records("claude_code"):
         is_played = record["scenario"] in played.get(record["client"], ())
         if not is_played or not record["path"].startswith("/v1/messages?"):
@@ -99,11 +108,11 @@ def _conversations(played: dict[str, set[str]]) -> Iterable[_Conversation]:
         names = "x-claude-code-session-id", "x-claude-code-agent-id"
         headers = [(name, value) for name in names if (value := header(record["headers"], name))]
         name = (session, body["model"], str(headers))
-        found.setdefault(name, _Conversation(user, session, headers, body))
+        found.setdefault(name, Conversation(user, session, headers, body))
     return found.values()
 
 
-def _cleared(conversation: _Conversation) -> Iterator[_Conversation]:
+def _cleared(conversation: Conversation) -> Iterator[Conversation]:
     """Yield a conversation turn by turn; every so often it begins anew in a new session."""
     text = json.dumps(conversation.body)
     for number in itertools.count():
@@ -115,11 +124,11 @@ def _cleared(conversation: _Conversation) -> Iterator[_Conversation]:
             (name, value.replace(conversation.session, session))
             for name, value in conversation.headers
         ]
-        again = _Conversation(conversation.user, session, headers, body)
+        again = Conversation(conversation.user, session, headers, body)
         yield from itertools.islice(_grown(again), TURNS)
 
 
-def _grown(conversation: _Conversation) -> Iterator[_Conversation]:
+def _grown(conversation: Conversation) -> Iterator[Conversation]:
     """Yield a conversation turn by turn; a helper's, which has no tools, does not grow."""
     for turn, size in enumerate(itertools.cycle(OUTPUT_SIZES)):
         body = deepcopy(conversation.body)
@@ -130,7 +139,7 @@ def _grown(conversation: _Conversation) -> Iterator[_Conversation]:
             )
 
 
-def _call(at: float, conversation: _Conversation) -> Call:
+def _call(at: float, conversation: Conversation) -> Call:
     user, session, headers, body = conversation
     is_small = "haiku" in body["model"]
     return Call(at, user, session, headers, encoded(translated(body)), is_small)

@@ -3,23 +3,52 @@ from prompt_cache_key.exchange import Endpoint, Exchange, thousands
 from prompt_cache_key.request.speaker import Speaker
 from prompt_cache_key.response.usage import Usage
 
+SESSION = "3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"
+KEY = "9a5f01e2-aaaa-4bbb-8ccc-dddddddddddd"
+
+
+def exchange(session: str = "s", agent: str = "main", model: str = "m") -> Exchange:
+    return Exchange(Speaker(session, agent, "header"), Endpoint("h", "/v1", model), 0, key=KEY)
+
 
 @pytest.mark.parametrize(
-    ("session", "model", "usage", "lost", "summary"),
+    ("who", "usage", "lost", "summary"),
     [
-        ("3f6c1c1e-6d0b", "gpt-5.4", None, "", "3f6c1c1e main gpt-5.4 key=9a5f01e2"),
-        ("s", "m", Usage(2048, 1920, None, 7), "", "s main m key=9a5f01e2 1920/2048 94%"),
-        ("s", "m", Usage(9, None, None, 7), "", "s main m key=9a5f01e2 ?/9 ?"),
-        ("s", "m", Usage(9, 0, None, 7), "9: x", "s main m key=9a5f01e2 0/9 0% lost 9: x"),
-        ("s\n", "gpt 5", None, "", '"s\\n" main "gpt 5" key=9a5f01e2'),
+        ((SESSION, "main", "gpt-5.4"), None, "", "3f6c1c1e main gpt-5.4 key=9a5f01e2"),
+        (("s", "a1", "m"), (2048, 1920), "", "s a1 m key=9a5f01e2 1920/2048 94%"),
+        (
+            ("s", "a1", "m"),
+            (2048, 0),
+            "2.0k: a pause",
+            "s a1 m key=9a5f01e2 0/2048 0% lost 2.0k: a pause",
+        ),
+        (("s", "a\n", "gpt 5"), None, "", 's "a\\n" "gpt 5" key=9a5f01e2'),
     ],
 )
-def test_summary(session: str, model: str, usage: Usage | None, lost: str, summary: str) -> None:
-    exchange = Exchange(Speaker(session, "main", "header"), Endpoint("h", "/", model), 0)
-    exchange.key = "9a5f01e2-aaaa-4bbb-8ccc-dddddddddddd"
-    assert exchange.summary(usage, lost) == summary
+def test_summary(
+    who: tuple[str, str, str], usage: tuple[int, int] | None, lost: str, summary: str
+) -> None:
+    told = Usage(*usage, None, 7) if usage else None
+    assert exchange(*who).summary(told, lost) == summary
 
 
-@pytest.mark.parametrize(("tokens", "short"), [(0, "0"), (999, "999"), (24_130, "24.1k")])
+def test_no_cached_tokens_reported_is_not_none_cached() -> None:
+    class Unreported(Usage):
+        hit = None  # type: ignore[assignment, unused-ignore]
+
+    told = Unreported(2048, None, None, 7)  # type: ignore[arg-type, unused-ignore]
+    assert exchange().summary(told) == "s main m key=9a5f01e2 ?/2048 ?"
+
+
+def test_a_line_is_of_one_speaker_and_endpoint() -> None:
+    assert exchange().line == exchange().line
+    assert len({exchange(*who).line for who in ("", ("t",), ("s", "a1"), ("s", "main", "n"))}) == 4
+    assert exchange() != exchange()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "short"),
+    [(0, "0"), (999, "999"), (1000, "1.0k"), (24_149, "24.1k"), (1_200_000, "1200.0k")],
+)
 def test_thousands(tokens: int, short: str) -> None:
     assert thousands(tokens) == short

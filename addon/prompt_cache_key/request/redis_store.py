@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 TIMEOUT = 0.25
 """Seconds that a request waits for the server, at most."""
 
-PATIENCE = 20
-"""How many times as long an exchange may take, as it does to connect from far away."""
+PATIENCE = 5.0
+"""Seconds until an exchange is given up: longer than a request waits, to connect from far away."""
 
 PAUSE = 1.0
 """Seconds from one try to the next while the server is away."""
@@ -100,13 +100,15 @@ class RedisStore:
     server has. So what is offered first becomes everyone's: a server that lost its memory learns
     it again, and of several keys that were made while it was away one remains.
 
-    A request waits up to `timeout` seconds. While the server is away or slower than that, requests
-    go on at once with the keys known here, and once a second at most one has its offer made too;
-    `lost` tells that this is so. `url` is as for `client`. All methods belong into one event loop.
+    A request waits up to `timeout` seconds, and an exchange may take `patience`. While the server
+    is away or too slow, requests go on at once with the keys known here, and once a second at most
+    one has its offer made too; `lost` tells that this is so. `url` is as for `client`. All methods
+    belong into one event loop.
     """
 
     def __init__(self, url: str, keys: Keys, timeout: float = TIMEOUT) -> None:
         self.timeout = timeout
+        self.patience = PATIENCE
         self.lost = False
         self._keys = keys
         self._client = client(url)
@@ -192,7 +194,7 @@ class RedisStore:
             await asyncio.wait([before])
         offers, self._offers = self._offers, []
         try:
-            async with asyncio.timeout(PATIENCE * self.timeout):
+            async with asyncio.timeout(self.patience):
                 replies = await self._ask(offers)
             for offer, answer, left in zip(offers, replies[::2], replies[1::2], strict=True):
                 self._take(offer, answer, left)
@@ -208,10 +210,7 @@ class RedisStore:
         pipe = self._client.pipeline(transaction=False)
         for offer in offers:
             name, key = stored_name(offer.name), offer.mapping.key
-            if offer.replace:
-                pipe.set(name, key, px=offer.life)
-            else:
-                pipe.set(name, key, px=offer.life, nx=True, get=True)
+            pipe.set(name, key, px=offer.life, nx=not offer.replace, get=not offer.replace)
             if self._keys.sliding:
                 pipe.pexpire(name, offer.life)
             else:

@@ -1,0 +1,242 @@
+"""Play recorded Claude Code sessions to real llama.cpp replicas, without the addon and with it.
+
+The traffic goes through a real mitmdump and a real HAProxy. What is compared is what the engines
+counted, in tokens: seconds depend on what else the machine does.
+"""
+
+import argparse
+import re
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import islice
+from typing import Any
+
+from lib.dialects import DIALECTS, Dialect
+from lib.engine import Counts, EngineError
+from lib.messages import header
+from lib.playthrough import SLOTS, Outcome, Request, Way, play
+from lib.recordings import encoded
+from lib.router import ROUTERS, RouterError, find_haproxy
+from lib.sessions import Conversation, turns
+
+CUT, OUTPUT_CUT, SHORT = 16, 8, 64
+"""Of texts, and of outputs of tools, one character in so many is left, but so many at least."""
+
+POINTS, REPLICAS = 20, 4
+"""Points by which the addon has to raise the cached share, in percent, with so many replicas."""
+
+PROMPT = ("system", "tools", "messages")
+OK = 200
+HEADER = "session-id"
+OWN_HEADER = "x-claude-code-session-id"
+KEYS = ("--set", "prompt_cache_keys=derived")
+HEADERS = ("--set", f"prompt_cache_headers={HEADER}")
+
+WHAT = """\
+Real: llama.cpp's server with its cache and its token counts (xllamacpp {}); HAProxy; mitmproxy {};
+the addon; how the sessions of recorded Claude Codes began.
+Not real: the model (tiny, with random weights; a cache does not mind), the prompts' length (texts
+cut to a sixteenth, a token a byte), the answers (two tokens), what follows the recorded turns{}.
+"""
+TRANSLATED = ",\nand the translator, of which only the user id shows whose request it is"
+
+
+class ProofError(Exception):
+    """What was not as it should be."""
+
+
+def share(counts: Counts) -> float:
+    """Return the share of the prompt tokens that came from the cache, in percent."""
+    return 100 * counts.cached / counts.prompt if counts.prompt else 0.0
+
+
+def table(title: str, outcome: Outcome) -> Iterator[str]:
+    """Yield the lines of what each engine counted, and of all."""
+    yield f"{title:32}{'requests':>9}{'prompt tokens':>15}{'cached':>12}{'share':>8}{'seconds':>9}"
+    requests = Counter(routed.server for routed in outcome.routed if routed.is_whole)
+    rows = [(name, requests[name], counts) for name, counts in outcome.counts.items()]
+    for name, answered, counts in [*rows, ("all", requests.total(), outcome.counted)]:
+        tokens = f"{counts.prompt:15,}{counts.cached:12,}{share(counts):6.1f} %"
+        yield f"  {name:30}{answered:9,}{tokens}{counts.seconds:9.1f}"
+
+
+def check_answers(outcome: Outcome, way: Way) -> str:
+    """Return what was answered, in words; ProofError if clients got less than HAProxy had.
+
+    Where no engine was killed, all have to be answered, and to have told what they counted.
+    """
+    whole = Counter(routed.status for routed in outcome.routed if routed.is_whole)
+    got = Counter(each.status for each in outcome.answers if each.is_whole or each.status != OK)
+    rest = len(outcome.routed) - whole.total(), len(outcome.answers) - len(outcome.routed)
+    words = [f"{count} with {status}" for status, count in sorted(whole.items())]
+    words += [f"{n} {what}" for n, what in zip(rest, ("in part", "not at all"), strict=True) if n]
+    line = f"HAProxy answered {', '.join(words)}"
+    if min(rest) < 0 or whole[OK] != got[OK] or not whole <= got:
+        raise ProofError(f"{line}; the clients got {dict(got)}")
+    if not way.restart and whole[OK] < len(outcome.answers):
+        raise ProofError(line)
+    if not way.restart and outcome.told != outcome.counted[:2]:
+        raise ProofError(f"the engines counted {outcome.counted} and told {outcome.told}")
+    return line
+
+
+def check_totals(outcome: Outcome, way: Way) -> str:
+    """Return the addon's own totals; ProofError if they are not those of the engines.
+
+    An engine that was killed took some of its counts along: then it is what the clients were told.
+    """
+    prompt, cached = outcome.told if way.restart else outcome.counted[:2]
+    expected = f"requests={len(outcome.answers)} input={prompt} cached={cached}"
+    last = outcome.log[-1] if outcome.log else "nothing"
+    if not re.search(rf"\[prompt-cache\] total .*\b{expected} ", last):
+        raise ProofError(f"the engines have {expected}; the addon's last line is: {last}")
+    return expected
+
+
+def misses(log: list[str]) -> Iterator[str]:
+    """Yield what was lost by the addon's log, for each cause that it names."""
+    found: dict[str, list[int]] = {}
+    for line in log:
+        if match := re.search(r'\[prompt-cache\] miss .* lost=(\d+) cause="(.*)"$', line):
+            found.setdefault(match[2], []).append(int(match[1]))
+    for cause, lost in found.items():
+        yield f"{said(lost)}: {cause}"
+
+
+def said(lost: list[int]) -> str:
+    """Return how many prompts and tokens these are."""
+    return f"{len(lost)} prompts, {sum(lost):,} tokens"
+
+
+def run(way: Way, requests: list[Request]) -> None:
+    """Play all ways and print what the engines counted; ProofError if it is not as it should be."""
+    without = play(way, requests)
+    print(*table("without the addon", without), sep="\n")
+    print(f"  {check_answers(without, way)}.\n")
+    options = KEYS if way.kind == "key" else (*KEYS, *HEADERS)
+    with_ = play(replace(way, options=options), requests)
+    print(*table("with the addon", with_), sep="\n")
+    print(f"  {check_answers(with_, way)}. The addon's totals agree: {check_totals(with_, way)}.")
+    print(f"  Computed again though nothing had changed: {said(with_.losses)}.")
+    print(
+        *(f"  The addon's log names {miss}." for miss in misses(with_.log)),
+        "",
+        sep="\n",
+    )
+    if way.dialect is DIALECTS["messages"]:
+        itself = replace(way, kind="stick" if way.kind == "stick" else "header", header=OWN_HEADER)
+        own = play(itself, requests)
+        print(*table("by Claude Code's own header", own), sep="\n")
+        print(f"  {check_answers(own, way)}.\n")
+    before, after = share(without.counted), share(with_.counted)
+    print(f"Cached share: {before:.1f} % -> {after:.1f} %, {after - before:+.1f} points.")
+    if way.replicas >= REPLICAS and not way.restart and after - before < POINTS:
+        raise ProofError(f"the cached share should rise by {POINTS} points")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Show what the addon buys on real engines.")
+    add = parser.add_argument
+    add(
+        "--router",
+        choices=ROUTERS,
+        default="header",
+        help="what HAProxy goes by: the header "
+        f"{HEADER}, the key in the body, or a stick table of the header (default: header)",
+    )
+    add("--dialect", choices=DIALECTS, default="messages", help="default: messages")
+    add(
+        "--replicas",
+        type=positive,
+        default=REPLICAS,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    add("--clients", type=positive, default=1, metavar="N", help="at once (default: 1)")
+    add("--requests", type=positive, default=90, metavar="N", help="default: 90")
+    add("--short", action="store_const", dest="requests", const=45, help="45 requests")
+    add(
+        "--restart",
+        action="store_true",
+        help="kill a replica in the middle, and start it again",
+    )
+    return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    """Read a number from 1 on; ValueError if it is none."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def description(given: argparse.Namespace, played: list[Conversation]) -> str:
+    """Say what is real and what is not, and what is played."""
+    translated = "" if given.dialect == "messages" else TRANSLATED
+    what = WHAT.format(version("xllamacpp"), version("mitmproxy"), translated)
+    sessions = {said.session for said in played}
+    silent = {said.session for said in played if not header(said.headers, OWN_HEADER)}
+    return (
+        f"{what}Played: {len(played)} requests of {len(sessions)} sessions, {len(silent)} of them "
+        f"of clients that send no {OWN_HEADER};\n{given.dialect}; clients: {given.clients}; "
+        f"replicas: {given.replicas} of {SLOTS} slots; HAProxy goes by: {given.router}.\n"
+    )
+
+
+def request(agent: int, said: Conversation, dialect: Dialect) -> Request:
+    """Return what a client of that dialect sends: a translator passes no header on."""
+    headers = {"content-type": "application/json"}
+    if dialect is DIALECTS["messages"]:
+        headers |= said.headers
+    prompt = {name: shortened(said.body[name]) for name in PROMPT if name in said.body}
+    return Request(agent, headers, encoded(dialect.translate(said.body | prompt)))
+
+
+def shortened(value: Any, cut: int = CUT) -> Any:
+    """Return JSON with its long texts cut, each for itself, so that what grew still does."""
+    match value:
+        case {"type": "tool_result", "content": content}:
+            return value | {"content": shortened(content, OUTPUT_CUT)}
+        case dict():
+            return {name: shortened(member, cut) for name, member in value.items()}
+        case list():
+            return [shortened(element, cut) for element in value]
+        case str():
+            return value[: max(SHORT, len(value) // cut)]
+    return value
+
+
+def main() -> None:
+    """Run the proof; end with a message and status 1 if anything was not as it should be."""
+    given = arguments()
+    dialect = DIALECTS[given.dialect]
+    played = list(islice(turns(), given.requests))
+    requests = [request(agent, said, dialect) for _, agent, said in played]
+    way = Way(
+        dialect,
+        given.router,
+        HEADER,
+        None,
+        given.replicas,
+        given.clients,
+        given.restart,
+    )
+    # As Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        find_haproxy()
+        print(description(given, [said for _, _, said in played]))
+        run(way, requests)
+    except (ProofError, EngineError, RouterError, AssertionError, OSError) as error:
+        sys.exit(f"proof: {str(error) or repr(error)}")
+    except KeyboardInterrupt:
+        sys.exit("proof: interrupted")
+
+
+if __name__ == "__main__":
+    main()

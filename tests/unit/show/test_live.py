@@ -1,0 +1,153 @@
+import json
+from typing import Any
+
+import pytest
+from prompt_cache_key.judge.verdict import Verdict
+from prompt_cache_key.response.usage import Usage
+from prompt_cache_key.show.facts import RequestFacts
+from prompt_cache_key.show.live import (
+    HEADERS,
+    MAX_REQUESTS,
+    NAME,
+    Ask,
+    Recent,
+    answer,
+    host_of,
+    is_near,
+    is_ours,
+)
+
+PATH = "/prompt-cache"
+ASK = Ask("GET", "127.0.0.1:8080", PATH, {}, "127.0.0.1", "127.0.0.1", 8080)
+REQUEST = RequestFacts(
+    1.8e9, "main", "gpt-5", "http://host/v1/responses", "k", Usage(25_000, 24_000, None, 9)
+)
+VERDICT = Verdict(24_000, 0, "tools reordered", "tools[1]", 9, "<a>", "<b>", "")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"method": "HEAD"},
+        {"path": PATH + ".json"},
+        {"path": PATH + ".json?session=abc"},
+        {"host": "localhost:8080"},
+        {"host": "LOCALHOST:8080"},
+        {"host": "[::1]:8080", "client": "::1", "listener": "::1"},
+        {"client": "::ffff:127.0.0.1", "listener": "::ffff:127.0.0.1"},
+        {"client": "192.168.1.5", "listener": "192.168.1.5", "host": "192.168.1.5:8080"},
+        {"host": "localhost", "port": 80},
+        {"host": NAME},
+        {"host": NAME, "path": "/"},
+    ],
+)
+def test_what_is_answered(changed: dict[str, Any]) -> None:
+    assert is_ours(ASK._replace(**changed), PATH)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"method": "POST"},
+        {"method": "OPTIONS"},
+        {"path": "/"},
+        {"path": PATH + "/"},
+        {"path": PATH + ".html"},
+        {"path": "/v1" + PATH},
+        {"host": ""},
+        {"host": "127.0.0.1"},
+        {"host": "127.0.0.1:8081"},
+        {"host": "evil.example:8080"},
+        {"host": "localhost.evil.example:8080"},
+        {"host": f"{NAME}.evil.example"},
+        {"client": "192.168.1.6", "listener": "192.168.1.5"},
+        {"client": "192.168.1.6", "listener": "192.168.1.5", "host": NAME},
+        {"client": ""},
+        {"client": "127.0.0.1.evil.example"},
+        {"headers": {"x-forwarded-for": "203.0.113.9"}},
+        {"headers": {"via": "1.1 proxy"}},
+    ],
+)
+def test_what_is_not_ours(changed: dict[str, Any]) -> None:
+    assert not is_ours(ASK._replace(**changed), PATH)
+
+
+def test_no_page_at_all() -> None:
+    assert not is_ours(ASK._replace(path=""), "")
+    assert not is_ours(ASK._replace(path=".json"), "")
+
+
+@pytest.mark.parametrize(
+    ("client", "near"),
+    [("127.9.9.9", True), ("::1%lo", True), ("fe80::1%eth0", False), ("::ffff:10.0.0.1", False)],
+)
+def test_addresses(client: str, near: bool) -> None:
+    assert is_near(client, "10.0.0.2") is near
+
+
+@pytest.mark.parametrize(
+    ("head", "host"),
+    [
+        (b"GET /x HTTP/1.1\r\nHost: localhost:80\r\nA: b\r\n\r\n", "localhost:80"),
+        (b"HEAD / HTTP/1.0\r\nhOST:\ta \r\n\r\n", "a"),
+        (b"GET /x HTTP/1.1\r\nA: b\r\n\r\n", ""),
+        (b"GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", ""),
+        (b"GET /x HTTP/1.1\r\nHost: a\r\n", ""),
+        (b"GET /x HTTP/1.1\r\nX: Y\r\n\r\nHost: a\r\n\r\n", ""),
+        (b"POST /x HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+        (b"\x16\x03\x01GET / HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+    ],
+)
+def test_host_of(head: bytes, host: str) -> None:
+    assert host_of(head) == host
+
+
+def test_the_page() -> None:
+    recent = Recent()
+    recent.add("abc", REQUEST)
+    recent.add("</script>\x1b", REQUEST._replace(model="\x1b" * 10**6, verdict=VERDICT))
+    headers, body = answer(ASK, recent.copy())
+    assert headers == HEADERS | {"Content-Type": "text/html; charset=utf-8"}
+    page = body.decode()
+    assert '<meta http-equiv="refresh" content="5">' in page
+    assert "tools reordered" in page
+    assert "&lt;a&gt;" in page
+    assert "<script" not in page
+    assert "</script" not in page
+    assert "\x1b" not in page
+    assert len(page) < 20_000
+    assert answer(ASK._replace(method="HEAD"), recent.copy()) == (headers, b"")
+
+
+def test_the_page_before_any_request() -> None:
+    assert b"<h1>" in answer(ASK, []).body
+
+
+def test_the_json() -> None:
+    recent = Recent()
+    recent.add("abc", REQUEST)
+    recent.add("d e", REQUEST._replace(verdict=VERDICT))
+    ask = ASK._replace(path=PATH + ".json")
+    headers, body = answer(ask, recent.copy())
+    assert headers == HEADERS | {"Content-Type": "application/json"}
+    facts = json.loads(body)
+    assert facts["sums"]["requests"] == 2
+    assert {session["id"] for session in facts["sessions"]} == {"abc", '"d e"'}
+    for query, sessions in (
+        ("session=abc", ["abc"]),
+        ("session=d+e", ['"d e"']),
+        ("session=x", []),
+    ):
+        facts = json.loads(answer(ask._replace(path=f"{ask.path}?{query}"), recent.copy()).body)
+        assert [session["id"] for session in facts["sessions"]] == sessions
+
+
+def test_only_the_last_requests_are_kept() -> None:
+    recent = Recent()
+    for number in range(MAX_REQUESTS + 1):
+        recent.add(str(number), REQUEST)
+    assert [session for session, _ in recent.copy()][:: MAX_REQUESTS - 1] == [
+        "1",
+        str(MAX_REQUESTS),
+    ]
