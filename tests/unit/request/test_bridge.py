@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pytest
-from harness import ROOT, records
+from lib import ROOT
+from lib.recordings import records
 from prompt_cache_key.request.bridge import MAX_GONE, MAX_READ, MAX_WAITING, STEP, Bridge, Pace
 from prompt_cache_key.request.prompt import MAX_LINES
 from prompt_cache_key.request.speaker import Speaker
