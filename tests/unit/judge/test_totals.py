@@ -206,6 +206,20 @@ def test_each_call_of_a_request_counts_and_it_does_not(silent: tuple[str, ...]) 
         }
 
 
+def test_what_was_withdrawn_does_not_come_back() -> None:
+    totals = Totals()
+    cause, first, second, last = (begin(totals, model=name) for name in "abcd")
+    cause.begin_call(first)
+    cause.report(FRONT)
+    cause.begin_call(second)
+    second.report(MIDDLE)
+    first.begin_call(last)
+    assert {model: sums(row) for *_, model, row in totals.rows()} == {
+        "c": (1, 1100, 200),
+        "d": (1, 0, 0),
+    }
+
+
 def test_final_is_what_no_open_call_can_take_the_place_of() -> None:
     totals = Totals()
     front, middle, upstream = (begin(totals, model=name) for name in "abc")

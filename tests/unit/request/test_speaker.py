@@ -200,6 +200,7 @@ def test_agent_of_each_source(name: bytes, values: list[bytes], agent: str) -> N
 
 # --- user ids -----------------------------------------------------------------------------------
 
+NO_TEXTS: list[Any] = [None, True, 0, 1.5, [], {}, [JSON], [{"session_id": ID}]]
 USER_IDS: list[tuple[Any, str]] = [
     (TEXT, ID),
     (NO_ACCOUNT, ID),
@@ -216,7 +217,7 @@ USER_IDS: list[tuple[Any, str]] = [
             *["_Session_ab", "session_ab", ID, "null", ""],
         )
     ],
-    *[(value, "") for value in (None, True, 0, 1.5, [], {}, [JSON], [{"session_id": ID}])],
+    *((value, "") for value in NO_TEXTS),
     # JSON text
     (r'{"session\u005fid":"a"}', "a"),
     ('{"session_id":"a","session_id":"b"}', "b"),
