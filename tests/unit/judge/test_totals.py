@@ -49,10 +49,9 @@ def sums(total: Total) -> tuple[int, int, int]:
 )
 def test_hit_rate(reports: list[Usage], hit: float | None, text: str) -> None:
     totals = Totals()
-    for each in reports or [None]:
-        count = begin(totals)
-        if each:
-            count.report(each)
+    counts = [begin(totals) for _ in reports or "1"]
+    for count, each in zip(counts, reports, strict=False):
+        count.report(each)
     for total in (totals.all, totals.sessions["s"], totals.sessions["s"].rows["main", "m"]):
         assert total.hit == hit
         assert str(total) == text
@@ -60,8 +59,8 @@ def test_hit_rate(reports: list[Usage], hit: float | None, text: str) -> None:
 
 def test_a_request_counts_in_all_its_session_and_its_row() -> None:
     totals = Totals()
-    for session, agent, model in ["s1m", "s1m", "s2m", "s1n", "t1m"]:
-        begin(totals, session, agent, model).report(usage(100, 10))
+    for who in ["s1m", "s1m", "s2m", "s1n", "t1m"]:
+        begin(totals, *who).report(usage(100, 10))
     assert sums(totals.all) == (5, 500, 50)
     assert {name: sums(total) for name, total in totals.sessions.items()} == {
         "s": (4, 400, 40),

@@ -279,7 +279,7 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("limit", [0, len(DATA)])
+@pytest.mark.parametrize("limit", [0, len(DATA)], ids=["over", "at the limit"])
 def test_a_progress_bar_for_a_large_file_on_a_terminal(
     file: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
