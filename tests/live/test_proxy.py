@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from lib import ADDON, LOOPBACK, TIMEOUT
 from lib.client import MESSAGES, Client, post, request_body, without_key
-from lib.messages import Answer, Headers, Reply, Request, header
+from lib.messages import Headers, Reply, Request, header
 from lib.mitmdump import Mitmdump
 from lib.recordings import records
 from lib.server import Server
