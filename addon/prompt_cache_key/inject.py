@@ -102,11 +102,8 @@ class Injector:
 
     def _upstream(self, flow: http.HTTPFlow, endpoint: Endpoint) -> Upstream:
         """Return what is known of where a request goes; ValueError if that rejects the field."""
-        # The one that is connected to, and the one that is asked for, as behind a tunnel.
-        path, model = flow.request.path, endpoint.model
-        upstream = upstream_of(flow.request.host, path, model)
-        if not upstream.name:
-            upstream = upstream_of(endpoint.host, path, model)
+        request = flow.request
+        upstream = upstream_of(request.host, request.path, endpoint.model, request.pretty_host)
         is_known = upstream.rejects and self.state.options.filter == DEFAULT_FILTER
         if is_known or (NAME, endpoint) in self.state.refused:
             raise ValueError("the upstream rejects the field")
