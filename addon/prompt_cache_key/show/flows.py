@@ -113,7 +113,8 @@ def sessions_in(
 
 
 def _counts(each: flow.Flow) -> bool:
-    return not isinstance(each.metadata, dict) or each.metadata.get("prompt_cache_counts", True)
+    known = each.metadata if isinstance(each.metadata, dict) else {}
+    return known.get("prompt_cache_counts") is not False
 
 
 def _read_body(request: http.Request, content: bytes) -> tuple[str, object, Speaker | None]:
