@@ -135,7 +135,7 @@ def test_sessions(tmp_path: Path, mode: str) -> None:
                 for agent in agents:
                     proxy.find(
                         rf"INFO \[prompt-cache\] key={key} session={session} "
-                        rf"agent={agent or 'main'} model=[\w-]+ state=(new|reused) source=header$"
+                        rf"agent={agent or 'main'} model=[\w-]+ state=(new|reused) source=header scope=session$"
                     )
                 keys.append(key)
     assert len(set(keys)) == 2

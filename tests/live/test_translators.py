@@ -157,7 +157,7 @@ def test_sessions_behind_claude_code_router(tmp_path: Path) -> None:
         requests = upstream.take()
         bridged = proxy.find_all(
             r"INFO \[prompt-cache\] key=(\S+) session=(\S+) agent=(\S+) model=gpt "
-            r"state=(?:new|reused) source=bridge$",
+            r"state=(?:new|reused) source=bridge scope=session$",
             len(requests),
         )
     assert upstream.broken == []
