@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lib.dialects import DIALECTS, Dialect
-from lib.engine import Counts, EngineError
+from lib.engine import Counts, EngineError, write_model
 from lib.messages import header
 from lib.playthrough import SLOTS, Outcome, Request, Way, play
 from lib.recordings import encoded
@@ -37,12 +39,13 @@ KEYS = ("--set", "prompt_cache_keys=derived")
 HEADERS = ("--set", f"prompt_cache_headers={HEADER}")
 
 WHAT = """\
-Real: llama.cpp's server with its cache and its token counts (xllamacpp {}); HAProxy; mitmproxy {};
-the addon; how the sessions of recorded Claude Codes began.
+Real: llama.cpp's server, its cache and its token counts (xllamacpp {}); HAProxy;
+mitmproxy {}; the addon; how the sessions of recorded Claude Codes began.
 Not real: the model (tiny, with random weights; a cache does not mind), the prompts' length (texts
-cut to a sixteenth, a token a byte), the answers (two tokens), what follows the recorded turns{}.
+cut to a sixteenth, outputs of tools to an eighth; a token is a byte), the answers (two tokens),
+what follows the recorded turns{}.
 """
-TRANSLATED = ",\nand the translator, of which only the user id shows whose request it is"
+TRANSLATED = ", the translator (of a request only the user id shows whose it is)"
 
 
 class ProofError(Exception):
@@ -97,45 +100,47 @@ def check_totals(outcome: Outcome, way: Way) -> str:
     return expected
 
 
-def misses(log: list[str]) -> Iterator[str]:
-    """Yield what was lost by the addon's log, for each cause that it names."""
+def check_misses(outcome: Outcome) -> str:
+    """Return what was lost, by the addon's causes; ProofError if the engines lost other tokens."""
     found: dict[str, list[int]] = {}
-    for line in log:
+    for line in outcome.log:
         if match := re.search(r'\[prompt-cache\] miss .* lost=(\d+) cause="(.*)"$', line):
             found.setdefault(match[2], []).append(int(match[1]))
-    for cause, lost in found.items():
-        yield f"{said(lost)}: {cause}"
+    named = [lost for losses in found.values() for lost in losses]
+    if sorted(named) != sorted(outcome.losses):
+        raise ProofError(f"the engines lost {outcome.losses}; the addon's log names {found}")
+    causes = (f"{sum(lost):,} by {cause} ({len(lost)} requests)" for cause, lost in found.items())
+    return ", ".join(causes) or "none"
 
 
-def said(lost: list[int]) -> str:
-    """Return how many prompts and tokens these are."""
-    return f"{len(lost)} prompts, {sum(lost):,} tokens"
-
-
-def run(way: Way, requests: list[Request]) -> None:
+def run(way: Way, requests: list[Request], model: Path) -> None:
     """Play all ways and print what the engines counted; ProofError if it is not as it should be."""
-    without = play(way, requests)
+    without = play(way, requests, model)
     print(*table("without the addon", without), sep="\n")
     print(f"  {check_answers(without, way)}.\n")
     options = KEYS if way.kind == "key" else (*KEYS, *HEADERS)
-    with_ = play(replace(way, options=options), requests)
+    with_ = play(replace(way, options=options), requests, model)
     print(*table("with the addon", with_), sep="\n")
     print(f"  {check_answers(with_, way)}. The addon's totals agree: {check_totals(with_, way)}.")
-    print(f"  Computed again though nothing had changed: {said(with_.losses)}.")
-    print(
-        *(f"  The addon's log names {miss}." for miss in misses(with_.log)),
-        "",
-        sep="\n",
-    )
+    print(f"  Tokens computed once more, by engines and addon alike: {check_misses(with_)}.\n")
     if way.dialect is DIALECTS["messages"]:
         itself = replace(way, kind="stick" if way.kind == "stick" else "header", header=OWN_HEADER)
-        own = play(itself, requests)
+        own = play(itself, requests, model)
         print(*table("by Claude Code's own header", own), sep="\n")
         print(f"  {check_answers(own, way)}.\n")
-    before, after = share(without.counted), share(with_.counted)
-    print(f"Cached share: {before:.1f} % -> {after:.1f} %, {after - before:+.1f} points.")
-    if way.replicas >= REPLICAS and not way.restart and after - before < POINTS:
-        raise ProofError(f"the cached share should rise by {POINTS} points")
+    compare(way, without.counted, with_.counted)
+
+
+def compare(way: Way, without: Counts, with_: Counts) -> None:
+    """Print what the addon has changed; ProofError if that is less than it should be."""
+    shares = share(without), share(with_)
+    computed = (counts.prompt - counts.cached for counts in (without, with_))
+    print("Cached share: {:.1f} % -> {:.1f} %,".format(*shares), end=" ")
+    print("tokens to compute: {:,} -> {:,}.".format(*computed))
+    points = shares[1] - shares[0]
+    # A cache that was killed has no share.
+    if way.replicas >= REPLICAS and not way.restart and points < POINTS:
+        raise ProofError(f"the cached share rose by {points:.1f} points, not by {POINTS}")
 
 
 def arguments() -> argparse.Namespace:
@@ -194,7 +199,7 @@ def request(agent: int, said: Conversation, dialect: Dialect) -> Request:
     if dialect is DIALECTS["messages"]:
         headers |= said.headers
     prompt = {name: shortened(said.body[name]) for name in PROMPT if name in said.body}
-    return Request(agent, headers, encoded(dialect.translate(said.body | prompt)))
+    return Request((agent, said.session), headers, encoded(dialect.translate(said.body | prompt)))
 
 
 def shortened(value: Any, cut: int = CUT) -> Any:
@@ -226,13 +231,14 @@ def main() -> None:
         given.clients,
         given.restart,
     )
-    # As Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         find_haproxy()
         print(description(given, [said for _, _, said in played]))
-        run(way, requests)
-    except (ProofError, EngineError, RouterError, AssertionError, OSError) as error:
+        with TemporaryDirectory() as folder:
+            # As Ctrl-C does.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            run(way, requests, write_model(Path(folder)))
+    except (ProofError, EngineError, RouterError, AssertionError, ImportError, OSError) as error:
         sys.exit(f"proof: {str(error) or repr(error)}")
     except KeyboardInterrupt:
         sys.exit("proof: interrupted")

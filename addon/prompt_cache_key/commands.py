@@ -1,13 +1,21 @@
 """The commands `promptcache.*`. mitmweb's command bar takes letters and dots only."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import cast
 
 from mitmproxy import command, ctx, exceptions, types
+from mitmproxy.flow import Flow
 from mitmproxy.log import ALERT
 
+from prompt_cache_key.judge.history import KEPT_EACH
 from prompt_cache_key.log import log, pairs, text
+from prompt_cache_key.show.explain import explain
+from prompt_cache_key.show.facts import report_of
+from prompt_cache_key.show.flows import SessionRequest, read, sessions_in
+from prompt_cache_key.show.page import page
 from prompt_cache_key.show.table import Row, table
 from prompt_cache_key.state import State
 
@@ -37,12 +45,53 @@ class Commands:
             raise exceptions.CommandError(str(e)) from None
         _answer(f"forgot {pairs(keys=len(names), session=session)}")
 
+    @command.command("promptcache.explain")
+    def explain(self, flow: Flow) -> None:
+        """Say what a prompt lost and why, or whether it began like the one before it."""
+        if not (this := read(flow)):
+            raise exceptions.CommandError("the flow shows no Claude Code session")
+        earlier = [each.sent for each in islice(_before(flow, this), KEPT_EACH)]
+        if not earlier:
+            raise exceptions.CommandError("no earlier request of this session, agent and model")
+        line, details = explain(earlier, this.sent, this.keep, this.diagnosis)
+        _answer(f"explain {pairs(session=this.session)}: {line}")
+        if line not in flow.comment:
+            flow.comment = "\n".join(filter(None, (flow.comment, line, details)))
+
+    @command.command("promptcache.report")
+    def report(self, path: types.Path) -> None:
+        """Write the report of all flows at hand to a file, as a page."""
+        flows = sorted(_all_flows(), key=lambda flow: flow.timestamp_created)
+        target = Path(path).expanduser()
+        try:
+            target.write_text(page(report_of("mitmproxy", sessions_in(flows))), "utf-8")
+        except OSError as e:
+            raise exceptions.CommandError(f"no report: {text(str(e))}") from None
+        _answer(f"report of {len(flows)} flows in {text(str(target))}")
+
 
 def rows(state: State) -> Iterator[Row]:
     """Yield what each session's agents had of each model, the newest session last."""
     for session, agent, model, row in state.totals.rows():
         used = (row.requests, row.input, row.hit, row.lost, row.main_cause)
         yield Row(session, agent, model, row.key, row.scope, *used)
+
+
+def _before(flow: Flow, this: SessionRequest) -> Iterator[SessionRequest]:
+    """Yield earlier requests of who speaks in a flow, the latest first."""
+    before = [each for each in _all_flows() if each.timestamp_created < flow.timestamp_created]
+    for each in sorted(before, key=lambda each: -each.timestamp_created):
+        if each.metadata.get("claude_session", this.session) == this.session:
+            earlier = read(each)
+            if earlier and earlier.line == this.line:
+                yield earlier
+
+
+def _all_flows() -> Sequence[Flow]:
+    try:
+        return cast("Sequence[Flow]", ctx.master.commands.call("view.flows.resolve", "@all"))
+    except exceptions.CommandError:
+        raise exceptions.CommandError("only mitmproxy and mitmweb keep flows") from None
 
 
 def _answer(line: str) -> None:

@@ -14,6 +14,7 @@ from prompt_cache_key.options import PREFIX, without
 from prompt_cache_key.request.body import NAME
 from prompt_cache_key.response.refusal import refusal
 from prompt_cache_key.response.usage import Usage
+from prompt_cache_key.show.facts import RequestFacts
 from prompt_cache_key.state import State, address
 from prompt_cache_key.wire import sent_content
 
@@ -85,9 +86,10 @@ class Outcome:
         got = pairs(**who, input=usage.input, cached=cached, hit=percent(usage.hit))
         log(logging.INFO, f"usage {got}", client)
         if not exchange.count.is_final:
+            flow.metadata["prompt_cache_counts"] = False  # but the call that was made for it
             return
         if verdict:
-            exchange.count.lose(verdict.lost, verdict.cause)
+            exchange.count.lose(verdict.lost, verdict.kind)
             flow.metadata |= {
                 "prompt_cache_lost": verdict.lost,
                 "prompt_cache_cause": verdict.cause,
@@ -100,6 +102,7 @@ class Outcome:
             who = {"key": exchange.key, "session": session, "agent": agent}
             lost = pairs(**who, model=exchange.endpoint.model, lost=verdict.lost)
             log(logging.INFO, f'miss {lost} cause="{verdict.cause}"', client)
+        self.state.recent.add(session, _facts(flow, exchange, usage, verdict))
         if seen := exchange.count.session.see(usage):
             self._warn(flow, exchange, seen, verdict)
 
@@ -112,7 +115,7 @@ class Outcome:
         what = "the cache hit rate has collapsed" if seen == COLLAPSED else "nothing was cached"
         why = f"mostly: {cause}" if cause else "the upstream caches nothing, or spreads requests"
         help_ = (
-            f"; {verdict.remedy}" if verdict and verdict.cause == cause and verdict.remedy else ""
+            f"; {verdict.remedy}" if verdict and verdict.kind == cause and verdict.remedy else ""
         )
         recent = ", ".join(f"{cached}/{input_}" for cached, input_ in session.recent)
         who = pairs(session=exchange.speaker.session)
@@ -135,3 +138,18 @@ class Outcome:
                     setting = f"{PREFIX}filter={without(self.state.options.filter, where)}"
                     how += f"; to make that permanent: --set {shlex.quote(setting)}"
                 log(logging.WARNING, f"{what} {how}", flow.client_conn.peername)
+
+
+def _facts(
+    flow: http.HTTPFlow, exchange: Exchange, usage: Usage, verdict: Verdict | None
+) -> RequestFacts:
+    return RequestFacts(
+        time=flow.request.timestamp_start,
+        agent=exchange.speaker.agent,
+        model=exchange.endpoint.model,
+        endpoint=address(flow.request),
+        key=exchange.key,
+        usage=usage,
+        is_first=exchange.count.row.requests == 1,
+        verdict=verdict,
+    )

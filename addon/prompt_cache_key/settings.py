@@ -15,6 +15,7 @@ from prompt_cache_key.log import LOGGER, log, pairs, text
 from prompt_cache_key.options import PREFIX, Options, seconds
 from prompt_cache_key.request.keys import derived_key, random_key
 from prompt_cache_key.request.redis_store import RedisStore, without_secrets
+from prompt_cache_key.show.live import NAME
 from prompt_cache_key.state import State
 
 ANY = ("", "::", "0.0.0.0")  # noqa: S104  # compared, not bound
@@ -72,13 +73,15 @@ class Settings:
         settings["headers"] = ",".join(settings["headers"])
         settings["strip"] = ",".join(settings["strip"])
         settings["store"] = without_secrets(settings["store"])
-        log(logging.INFO, f"active: {pairs(**settings)}; point Claude Code here: {_client()}")
+        page, client = _here(self.state.options.page)
+        page = f"; live page: {page}" if page else ""
+        log(logging.INFO, f"active: {pairs(**settings)}{page}; point Claude Code here: {client}")
         for name in ctx.options.deferred:
             if name.startswith(PREFIX):
                 near = difflib.get_close_matches(name, ctx.options.keys(), 1)
                 hint = f"; the nearest known one is {near[0]}" if near else ""
                 log(logging.WARNING, f"unknown option {text(name)} is ignored{hint}")
-        if any(host in ANY for host, _ in _listeners()):
+        if any(address[0] in ANY for address, _ in _listeners()):
             log(
                 logging.WARNING,
                 "the proxy listens on all addresses of this machine, and serves whoever reaches "
@@ -121,26 +124,25 @@ def _is_heard(record: logging.LogRecord) -> bool:
     return record.name != LOGGER or any(hasattr(addon, "add_log") for addon in addons)
 
 
-def _listeners() -> list[tuple[str, str]]:
-    """Return host and mode of each listener that has an address."""
+def _listeners() -> list[tuple[tuple[str, int], str]]:
+    """Return address and mode of each listener that has an address."""
     servers = ctx.master.addons.get("proxyserver").servers
-    return [(s.listen_addrs[0][0], s.mode.type_name) for s in servers if s.listen_addrs]
+    return [(s.listen_addrs[0][:2], s.mode.type_name) for s in servers if s.listen_addrs]
 
 
-def _client() -> str:
-    """Return the environment that leads Claude Code through the first of our listeners."""
+def _here(path: str) -> tuple[str, str]:
+    """Return the URL of the live page, "" without one, and what leads Claude Code through here."""
     certificate = Path(ctx.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
     trust = f"NODE_EXTRA_CA_CERTS={certificate}"
     gateway = "ANTHROPIC_BASE_URL=http://YOUR-GATEWAY"
-    servers = ctx.master.addons.get("proxyserver").servers
-    server = next((server for server in servers if server.listen_addrs), None)
-    if not server:
-        return f"{gateway} {trust} claude"
-    host, port = server.listen_addrs[0][:2]
+    (host, port), mode = next(iter(_listeners()), (("", 0), ""))
+    if not port:
+        return "", f"{gateway} {trust} claude"
     url = f"http://{human.format_address(('127.0.0.1' if host in ANY else host, port))}"
-    if server.mode.type_name == "reverse":
-        return f"ANTHROPIC_BASE_URL={url} claude"
-    if server.mode.type_name == "socks5":
-        return "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"
+    if mode == "reverse":
+        return path and url + path, f"ANTHROPIC_BASE_URL={url} claude"
+    page = path and f"http://{NAME}{path}"
+    if mode == "socks5":
+        return page, "nowhere, it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"
     # Without a base URL it talks to api.anthropic.com, which gets no key.
-    return f"{gateway} HTTPS_PROXY={url} HTTP_PROXY={url} {trust} claude"
+    return page, f"{gateway} HTTPS_PROXY={url} HTTP_PROXY={url} {trust} claude"

@@ -16,6 +16,7 @@ from prompt_cache_key.log import log, text
 from prompt_cache_key.options import Options
 from prompt_cache_key.request.bridge import Bridge
 from prompt_cache_key.request.keys import Keys, Store
+from prompt_cache_key.show.live import Recent
 
 MAX_TOLD = 1000
 MAX_REASONS = 50
@@ -35,6 +36,7 @@ class State:
     totals: Totals = field(default_factory=Totals)
     history: History = field(default_factory=History)
     exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = field(default_factory=WeakKeyDictionary)
+    recent: Recent = field(default_factory=Recent)
     refused: set[tuple[str, Endpoint]] = field(default_factory=set)
     skipped: Counter[str] = field(default_factory=Counter)
     _told: set[str] = field(default_factory=set)
@@ -66,3 +68,8 @@ class State:
 def address(request: http.Request) -> str:
     """Return the URL without its query, which may hold a credential."""
     return request.pretty_url.partition("?")[0]
+
+
+def is_open(flow: http.HTTPFlow) -> bool:
+    """Whether a request is live and not answered yet."""
+    return flow.live and not (flow.response or flow.error or flow.is_replay)

@@ -1,8 +1,8 @@
 """One way of recorded sessions through mitmdump and HAProxy to the engines, and what it came to."""
 
 import http.client
-import tempfile
 import threading
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 
 from lib import ADDON, LOOPBACK
 from lib.dialects import Dialect, Usage, usage
-from lib.engine import Counts, Replica, write_model
+from lib.engine import Counts, Replica
 from lib.mitmdump import Mitmdump
 from lib.router import Routed, Router
 
@@ -23,9 +23,9 @@ PATIENCE = 300.0
 
 
 class Request(NamedTuple):
-    """What a speaker sends."""
+    """What a speaker sends, an agent in one of its sessions."""
 
-    speaker: int
+    speaker: Hashable
     headers: dict[str, str]
     body: bytes
 
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
     `is_whole` says that the stream has come to its end.
     """
 
-    speaker: int
+    speaker: Hashable
     status: int
     usage: Usage | None
     is_whole: bool
@@ -89,7 +89,7 @@ class Outcome(NamedTuple):
         A conversation only grows, so all of its last prompt could come from the cache. It counts
         from where the addon's verdicts do: over 2,048 tokens and a tenth.
         """
-        found, last = [], dict[int, int]()
+        found, last = [], dict[Hashable, int]()
         for answer in self.answers:
             if answer.usage:
                 expected = min(answer.usage.prompt, last.get(answer.speaker, 0))
@@ -100,17 +100,19 @@ class Outcome(NamedTuple):
         return found
 
 
-def play(way: Way, requests: list[Request]) -> Outcome:
-    """Send the requests that way, each speaker's one after the other, through fresh engines."""
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        model = write_model(Path(folder))
+def play(way: Way, requests: list[Request], model: Path) -> Outcome:
+    """Send the requests that way, each speaker's one after the other, through fresh engines.
+
+    Logs, and whatever else the programs need, lie beside the model.
+    """
+    with ExitStack() as stack:
         replicas = [Replica(model, f"replica{n + 1}", SLOTS) for n in range(way.replicas)]
         for replica in replicas:
             stack.push(replica)
         for replica in replicas:
             replica.__enter__()
         servers = [f"{replica.name} {LOOPBACK}:{replica.port}" for replica in replicas]
-        router = stack.enter_context(Router(Path(folder), way.kind, way.header, servers))
+        router = stack.enter_context(Router(model.parent, way.kind, way.header, servers))
         with Mitmdump(
             f"reverse:http://{LOOPBACK}:{router.port}",
             scripts=[] if way.options is None else [ADDON],
@@ -131,7 +133,7 @@ class _Queue:
     def __init__(self, requests: list[Request]) -> None:
         self.answers: list[Answer] = []
         self._waiting = list(requests)
-        self._busy: set[int] = set()
+        self._busy: set[Hashable] = set()
         self._changed = threading.Condition()
 
     def __enter__(self) -> Self:

@@ -8,6 +8,7 @@ from prompt_cache_key.judge.causes import (
     KEY,
     OWN,
     REMEDIES,
+    REMOVED,
     TOO_MANY,
     Break,
     find_break,
@@ -15,8 +16,9 @@ from prompt_cache_key.judge.causes import (
     system_added,
     turns,
 )
-from prompt_cache_key.judge.prefix import Shared, compare, differ, escape, is_remembered
-from prompt_cache_key.request.body import Body
+from prompt_cache_key.judge.excerpt import escape
+from prompt_cache_key.judge.prefix import Shared, compare, differ, is_remembered
+from prompt_cache_key.request.body import NAME, Body
 from prompt_cache_key.response.usage import Usage
 
 MAX_SIZE = 8 << 20
@@ -82,9 +84,9 @@ class Match(NamedTuple):
     shared: Shared
 
     @property
-    def rank(self) -> tuple[int, bool]:
-        """The higher, the nearer."""
-        return self.shared.chars, not self.shared.end
+    def held(self) -> float:
+        """Up to where the prompts are the same: the share of the earlier one, from 0 to 1."""
+        return self.shared.chars / (compare(self.before, self.before).chars or 1)
 
     def find_break(self) -> Break | None:
         """Say what keeps the prompt from being read as far as the earlier one; None: nothing."""
@@ -104,9 +106,8 @@ def nearest(earlier: Iterable[Sent], sent: Sent) -> Match | None:
         if (before := _parsed(each)) is None:
             continue
         shared = compare(before, after)
-        match = Match(each, before, after, shared)
-        if best is None or match.rank > best.rank:
-            best = match
+        if best is None or shared.depth > best.shared.depth:
+            best = Match(each, before, after, shared)
         if not shared.end:
             break
     return best
@@ -131,11 +132,11 @@ def judge(
     expected, broke = _most(match.sent, sent), match.find_break()
     if not _is_lost(expected, sent) or not _continues(match, broke):
         return None
+    if broke and not _costs(match, broke, expected):
+        broke = None
     key, pause = match.sent.key, sent.time - match.sent.time
     if key != sent.key:
-        broke = Break(
-            KEY, "prompt_cache_key", 0, escape(key[:_LONGEST]), escape(sent.key[:_LONGEST])
-        )
+        broke = Break(KEY, NAME, 0, escape(key[:_LONGEST]), escape(sent.key[:_LONGEST]))
     elif not broke and pause > keep:
         broke = _nowhere(f"a pause of {_span(pause)}")
     elif not broke:
@@ -165,7 +166,23 @@ def _most(earlier: Sent, sent: Sent) -> int:
 
 def _is_lost(expected: int, sent: Sent) -> bool:
     cached = _cached(sent)
-    return cached is not None and expected - cached > max(ROUNDING, expected / 10)
+    return cached is not None and _is_much(expected - cached, expected)
+
+
+def _is_much(tokens: float, expected: int) -> bool:
+    return tokens > max(ROUNDING, expected / 10)
+
+
+def _costs(match: Match, broke: Break, expected: int) -> bool:
+    """Whether much stands behind the place where a prompt broke, or nobody knows how much.
+
+    A last message in other words does not explain why all before it was not read.
+    """
+    end, usage = match.shared.end, match.sent.usage
+    is_known = end and broke.path == end.path and broke.cause != REMOVED
+    if not is_known or is_remembered(match.after) or not usage:
+        return True
+    return _is_much(expected - match.held * usage.input, expected)
 
 
 def _continues(match: Match, broke: Break | None) -> bool:
@@ -191,6 +208,8 @@ def _behind(match: Match, earlier: Iterable[Sent], sent: Sent) -> str:
 
     It does if only what stands before them was read, and never more of this conversation.
     """
+    if match.shared.end:
+        return ""
     cause, share = system_added(match.before, match.after)
     most = _FRONT_SLACK * share * sent.usage.input if sent.usage else 0
     read = [_cached(each) or 0 for each in earlier]

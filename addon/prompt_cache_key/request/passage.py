@@ -34,9 +34,11 @@ class Passage(NamedTuple):
         return self.inner + self.edges[0]
 
     def missing(self, known: set[int]) -> int:
-        """Return how many lines are not known, in the form that is known best."""
-        forms = (len(form) - count(form, known) for form in self.edges)
-        return len(self.inner) - count(self.inner, known) + min(forms)
+        """Return how many lines are not known, the edges in any form."""
+        lines = self.lines
+        if any(known.issuperset(form) for form in self.edges):
+            lines = self.inner
+        return len(lines) - count(lines, known)
 
 
 def count(lines: tuple[int, ...], known: set[int]) -> int:
@@ -94,10 +96,10 @@ def _add_labels(found: dict[int, set[int]], lines: list[str]) -> None:
 
 def _joined(blocks: list[list[str]], separator: str) -> list[str]:
     """Return the first and last lines of the blocks as they are when those are joined."""
-    edges, last = [], ""
+    edges, pieces = [], []
     for first, *rest in blocks:
-        last = f"{last}{separator}{first}".strip()
+        pieces.append(first)
         if rest:
-            edges.append(last)
-            last = rest[-1]
-    return [*edges, last]
+            edges.append(separator.join(pieces).strip())
+            pieces = rest[-1:]
+    return [*edges, separator.join(pieces).strip()]

@@ -12,10 +12,11 @@ from prompt_cache_key.request import passage
 from prompt_cache_key.request.passage import Passage, Steps
 
 MAX_LINES = 4096
-"""Lines of a conversation that are remembered of a request in flight, the newest: at most twice as
-many."""
+"""Lines of what was said that are remembered of a request in flight, and as many of results of
+tools: the newest."""
 
 MAX_IDS = 32
+MAX_NEEDLES = 4
 _MAX_PROBES = 4096
 
 _SYSTEM = ("system", "developer")
@@ -87,9 +88,11 @@ def _read(request: dict[str, Any], max_lines: int) -> Steps[Prompt]:
     for name in ("system", "instructions"):
         yield from _add_system(prompt, _blocks(request.get(name)), max_lines)
     conversation = request.get("messages") or request.get("input")
+    room = [max_lines, max_lines]
     is_answered = False
     batch = None
     for message in reversed(conversation if isinstance(conversation, list) else [conversation]):
+        yield 5
         role = _role(message)
         if role in _SYSTEM:
             for _, texts in _texts(message):
@@ -101,11 +104,12 @@ def _read(request: dict[str, Any], max_lines: int) -> Steps[Prompt]:
             prompt.answers += not is_answered
             is_answered = True
         for call_id, texts in _texts(message):
+            yield 1
             if call_id and batch in (None, prompt.answers):
                 batch = prompt.answers
                 prompt.ids.add(call_id)
                 prompt.are_new = batch == 0
-            yield from _add(prompt, texts, max_lines, is_result=call_id is not None)
+            yield from _add(prompt, texts, room, is_result=call_id is not None)
     return prompt
 
 
@@ -117,19 +121,20 @@ def _add_system(prompt: Prompt, texts: list[str], max_lines: int) -> Steps[None]
         prompt.known.update(added.inner, *added.edges)
 
 
-def _add(prompt: Prompt, texts: list[str], max_lines: int, *, is_result: bool) -> Steps[None]:
+def _add(prompt: Prompt, texts: list[str], room: list[int], *, is_result: bool) -> Steps[None]:
     is_new = not prompt.answers
-    lines = len(prompt.known) - len(prompt.system_lines)
     # Most of a long conversation are old results, which tell no more than the answers to them.
-    if not texts or (is_result and not is_new) or lines > max_lines:
+    if not texts or (is_result and not is_new) or room[is_result] <= 0:
         return
-    added = yield from passage.read(texts, max_lines, has_labels=not is_result)
+    added = yield from passage.read(texts, room[is_result], has_labels=not is_result)
+    room[is_result] -= len(added.lines)
     prompt.known.update(added.inner, *added.edges)
     (prompt.new if is_result else prompt.said).append(added)
     if is_new and not is_result:
         prompt.asked += 1
         last = texts[-1].strip().rsplit("\n", 1)[-1]
-        if needle := max(map(str.strip, _PLAIN.findall(last)), key=len, default=""):
+        needle = max(map(str.strip, _PLAIN.findall(last)), key=len, default="")
+        if needle and prompt.asked <= MAX_NEEDLES:
             prompt.needles.append(needle.encode())
 
 

@@ -87,7 +87,7 @@ def recorded(name: str) -> Iterator[tuple[str, str, Object]]:
     """Yield each generation of a recording, in order: client and number, speaker, body."""
     for request in sorted(records(name), key=lambda request: int(request["seq"])):
         if request["body"] and "count_tokens" not in request["path"]:
-            whole = json.loads(restored(request["body"], _text))
+            whole = restored(request["body"], _text)
             headers = {name.lower(): value for name, value in request["headers"]}
             agent = headers.get("x-claude-code-agent-id", "main")
             client = request["client"].removeprefix("claude-code ")

@@ -21,7 +21,7 @@ from prompt_cache_key.response.usage import Usage
 
 
 def usage(input_: int, cached: int | None = 0) -> Usage:
-    return Usage(input_, cached, None, None)  # type: ignore[arg-type, unused-ignore]
+    return Usage(input_, cached, None, None)
 
 
 def begin(totals: Totals, session: str = "s", agent: str = "main", model: str = "m") -> Count:
@@ -49,10 +49,9 @@ def sums(total: Total) -> tuple[int, int, int]:
 )
 def test_hit_rate(reports: list[Usage], hit: float | None, text: str) -> None:
     totals = Totals()
-    for each in reports or [None]:
-        count = begin(totals)
-        if each:
-            count.report(each)
+    counts = [begin(totals) for _ in reports or "1"]
+    for count, each in zip(counts, reports, strict=False):
+        count.report(each)
     for total in (totals.all, totals.sessions["s"], totals.sessions["s"].rows["main", "m"]):
         assert total.hit == hit
         assert str(total) == text
@@ -60,8 +59,8 @@ def test_hit_rate(reports: list[Usage], hit: float | None, text: str) -> None:
 
 def test_a_request_counts_in_all_its_session_and_its_row() -> None:
     totals = Totals()
-    for session, agent, model in ["s1m", "s1m", "s2m", "s1n", "t1m"]:
-        begin(totals, session, agent, model).report(usage(100, 10))
+    for who in ["s1m", "s1m", "s2m", "s1n", "t1m"]:
+        begin(totals, *who).report(usage(100, 10))
     assert sums(totals.all) == (5, 500, 50)
     assert {name: sums(total) for name, total in totals.sessions.items()} == {
         "s": (4, 400, 40),
@@ -205,6 +204,20 @@ def test_each_call_of_a_request_counts_and_it_does_not(silent: tuple[str, ...]) 
         assert {model: sums(row) for *_, model, row in totals.rows()} == {
             name: (1, 1000, 10) if name in told else (1, 0, 0) for name in ("first", "second")
         }
+
+
+def test_what_was_withdrawn_does_not_come_back() -> None:
+    totals = Totals()
+    cause, first, second, last = (begin(totals, model=name) for name in "abcd")
+    cause.begin_call(first)
+    cause.report(FRONT)
+    cause.begin_call(second)
+    second.report(MIDDLE)
+    first.begin_call(last)
+    assert {model: sums(row) for *_, model, row in totals.rows()} == {
+        "c": (1, 1100, 200),
+        "d": (1, 0, 0),
+    }
 
 
 def test_final_is_what_no_open_call_can_take_the_place_of() -> None:

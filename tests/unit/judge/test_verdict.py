@@ -122,6 +122,25 @@ def test_no_verdict(earlier: list[Sent], later: Sent) -> None:
     assert judge(earlier, later, KEEP) is None
 
 
+@pytest.mark.parametrize(
+    ("cause", "later", "time"),
+    [
+        ("the upstream's own", ("user", "other"), 1),
+        ("a pause of 10m", ("user", "other"), 601),
+        ("messages removed", None, 601),
+        ("messages rewritten", ("user", "words " * 3000), 601),
+    ],
+)
+def test_a_break_that_costs_little_is_no_cause(
+    cause: str, later: tuple[str, str] | None, time: float
+) -> None:
+    turns = [*LATER, later] if later else LATER[:2]
+    earlier = sent(body("chat", turns=[*LATER, ("user", (later or LATER[0])[1].upper())]))
+    found = judge([earlier], sent(body("chat", turns=turns), time=time), KEEP)
+    assert found
+    assert found.cause == cause
+
+
 def test_what_the_upstream_remembers_goes_on() -> None:
     earlier = sent(body("responses", turns=FIRST))
     later = sent(body("responses", turns=LATER[2:], previous_response_id="resp_1"), time=1)

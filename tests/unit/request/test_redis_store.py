@@ -88,6 +88,8 @@ class StandIn(socketserver.ThreadingTCPServer):
                     return b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
                 if name not in self.values or not is_offer:
                     life = words[words.index(b"PX") + 1] if b"PX" in words else b"inf"
+                    if life == b"0":
+                        return b"-ERR invalid expire time in 'set' command\r\n"
                     self.values[name] = words[0], now + float(life) / 1000
                     return b"$-1\r\n" if is_offer else b"+OK\r\n"
                 return _bulk(value)
@@ -760,7 +762,7 @@ async def test_a_store_that_was_not_used_can_be_closed() -> None:
 
 @pytest.mark.usefixtures("server")
 @in_loop
-async def test_closing_ends_the_connection_after_what_is_on_its_way(port: int) -> None:
+async def test_closing_ends_the_connection_after_what_is_on_its_way(port: int, log: Log) -> None:
     async with Line(port) as line:
         store = RedisStore(line.url, Keys(ttl=0.0001))  # however short, a life is never none
         store.timeout = TIMEOUT
@@ -773,3 +775,4 @@ async def test_closing_ends_the_connection_after_what_is_on_its_way(port: int) -
         while await line.asked.get():
             pass
         assert line.connections == 1
+    assert log() == []

@@ -19,7 +19,7 @@ ACCOUNT = "11111111-2222-4333-8444-555555555555"
 
 TEXT = f"user_{DEVICE}_account_{ACCOUNT}_session_{ID}"
 NO_ACCOUNT = f"user_{DEVICE}_account__session_{ID}"
-OBJECT = {"device_id": DEVICE, "account_uuid": ACCOUNT, "session_id": ID}
+OBJECT: dict[str, Any] = {"device_id": DEVICE, "account_uuid": ACCOUNT, "session_id": ID}
 JSON = json.dumps(OBJECT, separators=(",", ":"))
 MISSING = object()
 
@@ -200,7 +200,8 @@ def test_agent_of_each_source(name: bytes, values: list[bytes], agent: str) -> N
 
 # --- user ids -----------------------------------------------------------------------------------
 
-USER_IDS = [
+NO_TEXTS: list[Any] = [None, True, 0, 1.5, [], {}, [JSON], [{"session_id": ID}]]
+USER_IDS: list[tuple[Any, str]] = [
     (TEXT, ID),
     (NO_ACCOUNT, ID),
     ("ü_session_ab-9", "ab-9"),
@@ -214,9 +215,9 @@ USER_IDS = [
             *[f"{TEXT}{end}" for end in ("\n", " ", "_")],
             *["_session_", "_session_xyz", "_session_AB", "_session_a_b", "_session_١٢"],
             *["_Session_ab", "session_ab", ID, "null", ""],
-            *[None, True, 0, 1.5, [], {}, [JSON], [{"session_id": ID}]],
         )
     ],
+    *((value, "") for value in NO_TEXTS),
     # JSON text
     (r'{"session\u005fid":"a"}', "a"),
     ('{"session_id":"a","session_id":"b"}', "b"),
@@ -238,7 +239,7 @@ USER_IDS = [
         )
     ],
 ]
-SESSION_IDS = [
+SESSION_IDS: list[tuple[Any, str]] = [
     (f" \n{ID}\t", ID),
     ("team 1", "team 1"),
     ("sitzung-ü", "sitzung-ü"),

@@ -9,9 +9,18 @@ from prompt_cache_key.response.tap import ResponseTap
 )
 def test_chunks_pass_are_seen_and_kept(limit: float, kept: bytes | None) -> None:
     seen: list[bytes] = []
-    tap = ResponseTap(seen.append, limit)
+    tap = ResponseTap(seen.append, limit, "headers")
+    assert tap.headers == "headers"
     assert tap.content == b""
     chunks = [b"abc", b"", b"def", b""]
     assert [tap(chunk) for chunk in chunks] == [b"abc", [], b"def", []]
     assert seen == chunks
-    assert tap.content == kept
+    assert tap.content == tap.content == kept
+
+
+def test_what_has_passed_so_far() -> None:
+    tap = ResponseTap(lambda _: None, 9, None)
+    for end in range(10):
+        assert tap.content == b"x" * end
+        tap(b"x")
+    assert tap.content is None

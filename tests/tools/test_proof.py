@@ -1,0 +1,295 @@
+"""`scripts/proof`; what starts engines needs its extra `proof`, and HAProxy."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lib import ROOT
+from lib.dialects import DIALECTS, Usage, usage
+from lib.engine import Counts
+from lib.playthrough import Answer, Outcome, Way
+from lib.recordings import encoded
+from lib.router import ROUTERS, Routed, RouterError, configuration, find_haproxy
+from lib.sessions import turns
+from proof import (
+    HEADER,
+    ProofError,
+    check_answers,
+    check_misses,
+    check_totals,
+    compare,
+    request,
+    shortened,
+    table,
+)
+
+WAY = Way(DIALECTS["messages"], "header", HEADER)
+RESTART = Way(DIALECTS["messages"], "header", HEADER, restart=True)
+GOOD = Answer("a", 200, Usage(5000, 4000), is_whole=True)
+ROUTED = Routed("replica1", 200, is_whole=True)
+TOTAL = "[12:00] INFO [prompt-cache] total sessions=1 requests=2 input=10000 cached=8000 hit=80%"
+COUNTS = Counts(10_000, 8000, 1.5)
+
+
+def outcome(
+    answers: Iterable[Answer] = (GOOD, GOOD),
+    routed: Iterable[Routed] = (ROUTED, ROUTED),
+    counts: Counts = COUNTS,
+    log: Iterable[str] = (TOTAL,),
+) -> Outcome:
+    return Outcome({"replica1": counts}, [*routed], [*answers], [*log])
+
+
+# --- what is sent -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_each_dialect_carries_the_texts_and_shows_the_session(name: str) -> None:
+    for _, agent, said in islice(turns(), 40):
+        sent = request(agent, said, DIALECTS[name])
+
+        text = sent.body.decode()
+        assert said.session in text
+        headers = said.headers if name == "messages" else []
+        assert [*sent.headers.items()] == [("content-type", "application/json"), *headers]
+        for message in shortened(said.body["messages"]):
+            for part in texts(message["content"]):
+                assert encoded(part).decode()[1:-1] in text
+        assert re.search(r'"max_(output_)?tokens":2\b', text)
+
+
+def texts(content: Any) -> Iterable[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for block in content:
+            yield from texts(block.get("text") or block.get("content"))
+
+
+def test_what_is_cut_begins_like_the_turn_before() -> None:
+    bodies = [
+        shortened(said.body["messages"]) for _, agent, said in islice(turns(), 99) if not agent
+    ]
+
+    assert len(bodies) > 5
+    for before, after in pairwise(bodies):
+        assert after[: len(before)] == before
+
+
+# Answers of llama.cpp's server, without what has no numbers.
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (
+            'event: message_start\ndata: {"type":"message_start","message":{"usage":{'
+            '"cache_read_input_tokens":42,"input_tokens":1,"output_tokens":0}}}\n\n'
+            'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":3}}\n\n',
+            Usage(43, 42),
+        ),
+        (
+            'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":3}}\n\n',
+            None,
+        ),
+        (
+            'data: {"choices":[],"usage":{"completion_tokens":3,"prompt_tokens":43,'
+            '"total_tokens":46,"prompt_tokens_details":{"cached_tokens":42}}}\n\ndata: [DONE]\n\n',
+            Usage(43, 42),
+        ),
+        (
+            'data: {"type":"response.completed","response":{"usage":{"input_tokens":43,'
+            '"output_tokens":3,"input_tokens_details":{"cached_tokens":42}}}}\n\n',
+            Usage(43, 42),
+        ),
+        ('data: {"type":"message_start","message":{"usage":{"cache_read', None),
+        ('{"error":{"code":503,"message":"Loading model"}}', None),
+    ],
+)
+def test_usage_is_what_the_engine_says_of_the_prompt(answer: str, found: Usage | None) -> None:
+    assert usage(answer) == found
+
+
+# --- what is judged -----------------------------------------------------------------------------
+
+
+def test_the_table_has_a_line_for_each_engine_and_one_for_all() -> None:
+    assert list(table("with the addon", outcome())) == [
+        "with the addon                   requests  prompt tokens      cached   share  seconds",
+        "  replica1                              2         10,000       8,000  80.0 %      1.5",
+        "  all                                   2         10,000       8,000  80.0 %      1.5",
+    ]
+
+
+BROKEN = Answer("a", 200, None, is_whole=False)
+GATEWAY = Answer("a", 502, None, is_whole=False)
+
+
+@pytest.mark.parametrize(
+    ("way", "played", "line"),
+    [
+        (WAY, outcome(), "2 with 200"),
+        (RESTART, outcome(counts=Counts()), "2 with 200"),
+        (RESTART, outcome([GOOD, BROKEN], [ROUTED, ROUTED._replace(is_whole=False)]), "1 in part"),
+        (RESTART, outcome([GOOD, GATEWAY], [ROUTED]), "1 not at all"),
+        (
+            RESTART,
+            outcome([GOOD, GATEWAY], [ROUTED, Routed("replica2", 502, is_whole=True)]),
+            "1 with 502",
+        ),
+    ],
+)
+def test_answers_are_told_in_words(way: Way, played: Outcome, line: str) -> None:
+    assert check_answers(played, way).endswith(line)
+
+
+@pytest.mark.parametrize(
+    ("way", "played"),
+    [
+        (WAY, outcome(counts=Counts(10_000, 7999))),
+        (WAY, outcome([GOOD, GATEWAY], [ROUTED])),
+        (RESTART, outcome([GOOD, BROKEN])),
+        (RESTART, outcome([GOOD])),
+        (RESTART, outcome([GOOD, GOOD], [ROUTED])),
+        (RESTART, outcome([GOOD, BROKEN], [ROUTED, Routed("replica1", 503, is_whole=True)])),
+    ],
+)
+def test_a_lost_request_or_token_fails(way: Way, played: Outcome) -> None:
+    with pytest.raises(ProofError):
+        check_answers(played, way)
+
+
+def test_totals_are_those_of_the_engines_or_of_the_answers_if_one_was_killed() -> None:
+    assert check_totals(outcome(), WAY) == "requests=2 input=10000 cached=8000"
+    assert check_totals(outcome(counts=Counts(9000)), RESTART)
+    for bad in (outcome(counts=Counts(9000)), outcome(log=[]), outcome(log=["total", "x"])):
+        with pytest.raises(ProofError):
+            check_totals(bad, WAY)
+
+
+MISS = 'INFO [prompt-cache] miss key=k session=s agent=main model=m lost={} cause="{}"'
+AGAIN = [
+    Answer("a", 200, Usage(5000, 0), is_whole=True),
+    Answer("b", 200, Usage(9000, 0), is_whole=True),
+    Answer("a", 200, Usage(6000, 2951), is_whole=True),
+    Answer("b", 502, None, is_whole=False),
+    Answer("a", 200, Usage(5500, 5000), is_whole=True),
+    Answer("b", 200, Usage(9000, 6000), is_whole=True),
+]
+
+
+def test_misses_are_those_of_the_engines() -> None:
+    lines = [MISS.format(2049, "the upstream's own"), "else", MISS.format(3000, "tools reordered")]
+
+    assert check_misses(outcome()) == "none"
+    assert (
+        check_misses(outcome(AGAIN, log=lines))
+        == "2,049 by the upstream's own (1 requests), 3,000 by tools reordered (1 requests)"
+    )
+    with pytest.raises(ProofError, match="3000"):
+        check_misses(outcome(AGAIN, log=lines[:1]))
+
+
+@pytest.mark.parametrize(
+    ("way", "with_", "fails"),
+    [
+        (WAY, Counts(1000, 700), False),
+        (WAY, Counts(1000, 690), True),
+        (RESTART, Counts(1000, 690), False),
+        (Way(DIALECTS["chat"], "key", HEADER, replicas=2), Counts(1000, 690), False),
+    ],
+)
+def test_the_share_has_to_rise(
+    way: Way, with_: Counts, fails: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without = Counts(1000, 500)
+
+    if fails:
+        with pytest.raises(ProofError, match=r"19\.0 points"):
+            compare(way, without, with_)
+    else:
+        compare(way, without, with_)
+    assert capsys.readouterr().out.startswith("Cached share: 50.0 % -> ")
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_the_documented_configurations_are_those_that_are_run(kind: str) -> None:
+    page = (ROOT / "docs" / "self-hosted.md").read_text("utf-8")
+    blocks = re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    servers = re.findall(r"server (\S+ \S+:\d+)$", blocks[1], re.MULTILINE)
+
+    run = configuration(kind, HEADER, servers, "127.0.0.1:8000")
+
+    assert any(run.endswith(block) and block.startswith(("global", "backend")) for block in blocks)
+
+
+# --- what it says -------------------------------------------------------------------------------
+
+
+PROOF = [sys.executable, str(ROOT / "scripts" / "proof.py")]
+
+
+def proof(*arguments: str) -> str:
+    done = subprocess.run([*PROOF, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.client
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--router", "header", "--dialect", "messages"],
+        ["--router", "key", "--dialect", "chat"],
+        ["--router", "stick", "--dialect", "responses"],
+    ],
+)
+def test_real_engines_read_more_from_their_caches(arguments: list[str]) -> None:
+    printed = proof("--short", *arguments)
+
+    without, with_ = re.findall(r"^  all .* ([\d.]+) %", printed, re.MULTILINE)[:2]
+    assert float(with_) - float(without) >= 20
+    assert re.search(
+        r"The addon's totals agree: requests=45 input=\d{6} cached=\d+\.$", printed, re.MULTILINE
+    )
+    assert ("Claude Code's own header" in printed) is ("messages" in arguments)
+
+
+@pytest.mark.client
+def test_no_answer_is_lost_while_a_replica_is_killed_and_started_again() -> None:
+    printed = proof("--restart", "--clients", "4", "--router", "stick", "--dialect", "chat")
+
+    assert re.search(r"The addon's totals agree: requests=90 ", printed)
+    assert re.search(r"engines and addon alike: [\d,]+ by .*the upstream's own", printed)
+
+
+@pytest.mark.client
+def test_nothing_is_left_of_one_that_is_ended(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*PROOF, "--short"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout
+        assert any(line.startswith("without the addon") for line in process.stdout)
+        process.terminate()
+        *_, last = process.stdout
+
+    assert (last, process.returncode) == ("proof: interrupted\n", 1)
+    assert not [*tmp_path.iterdir()]
+    commands = subprocess.run(["ps", "-Ao", "args"], capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in commands.stdout
+
+
+def test_a_missing_haproxy_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+
+    with pytest.raises(RouterError, match=r"^HAProxy is not installed; .*$"):
+        find_haproxy()
