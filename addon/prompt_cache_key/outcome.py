@@ -86,6 +86,7 @@ class Outcome:
         got = pairs(**who, input=usage.input, cached=cached, hit=percent(usage.hit))
         log(logging.INFO, f"usage {got}", client)
         if not exchange.count.is_final:
+            flow.metadata["prompt_cache_counts"] = False  # but the call that was made for it
             return
         if verdict:
             exchange.count.lose(verdict.lost, verdict.kind)

@@ -68,3 +68,8 @@ class State:
 def address(request: http.Request) -> str:
     """Return the URL without its query, which may hold a credential."""
     return request.pretty_url.partition("?")[0]
+
+
+def is_open(flow: http.HTTPFlow) -> bool:
+    """Whether a request is live and not answered yet."""
+    return flow.live and not (flow.response or flow.error or flow.is_replay)

@@ -78,13 +78,13 @@ class Wire:
         is_passed_on = self.state.options.stream and reader.is_stream and not response.stream
         if is_passed_on or response.stream is True:
             size = _kept_size() if is_passed_on else 0
-            response.stream = exchange.tap = ResponseTap(reader.feed, size, response.headers.copy())
+            response.stream = exchange.tap = ResponseTap(reader.feed, size, response)
 
     def keep(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
-        """Give a streamed response the body that has passed, for whoever looks at the flow."""
+        """Give a streamed response that broke off the body that has passed."""
         response, tap = flow.response, exchange.tap
         if response and tap and response.raw_content is None and response.stream is tap:
-            response.raw_content = tap.content
+            tap.keep()
 
     def response(self, flow: http.HTTPFlow) -> None:
         """Undo what others did to a streamed body: the client has got it as it was."""

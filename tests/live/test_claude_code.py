@@ -102,8 +102,10 @@ def test_sessions(tmp_path: Path, mode: str) -> None:
             # As the addon says: `point Claude Code here: NAME=value … claude`.
             *assignments, command = shlex.split(proxy.find("point Claude Code here: (.*)")[1])
             assert command == "claude"
-            settings = {"ANTHROPIC_BASE_URL": "https://gateway.test"}
-            settings |= dict(assignment.split("=", 1) for assignment in assignments)
+            settings = dict(assignment.split("=", 1) for assignment in assignments)
+            if mode == "regular":
+                assert settings["ANTHROPIC_BASE_URL"] == "http://YOUR-GATEWAY"
+                settings["ANTHROPIC_BASE_URL"] = "https://gateway.test"
             with ThreadPoolExecutor() as pool:
                 runs = [
                     pool.submit(
@@ -135,7 +137,8 @@ def test_sessions(tmp_path: Path, mode: str) -> None:
                 for agent in agents:
                     proxy.find(
                         rf"INFO \[prompt-cache\] key={key} session={session} "
-                        rf"agent={agent or 'main'} model=[\w-]+ state=(new|reused) source=header scope=session$"
+                        rf"agent={agent or 'main'} model=[\w-]+ state=(new|reused) "
+                        r"source=header scope=session$"
                     )
                 keys.append(key)
     assert len(set(keys)) == 2

@@ -96,26 +96,43 @@ def test_store_of_random_keys_alone(context: Context, log: Log) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "mode", "here"),
+    ("address", "mode", "page", "here"),
     [
-        (("127.0.0.1", 8080), "reverse", "ANTHROPIC_BASE_URL=http://127.0.0.1:8080 claude"),
-        (("::1", 8080, 0, 0), "reverse", "ANTHROPIC_BASE_URL=http://[::1]:8080 claude"),
+        (
+            ("127.0.0.1", 8080),
+            "reverse",
+            "http://127.0.0.1:8080",
+            "ANTHROPIC_BASE_URL=http://127.0.0.1:8080 claude",
+        ),
+        (
+            ("::1", 8080, 0, 0),
+            "reverse",
+            "http://[::1]:8080",
+            "ANTHROPIC_BASE_URL=http://[::1]:8080 claude",
+        ),
         (
             ("127.0.0.1", 1),
             "regular",
+            "http://prompt-cache.internal",
             "ANTHROPIC_BASE_URL=http://YOUR-GATEWAY HTTPS_PROXY=http://127.0.0.1:1 "
             "HTTP_PROXY=http://127.0.0.1:1 NODE_EXTRA_CA_CERTS={ca} claude",
         ),
         (
             ("127.0.0.1", 1),
             "socks5",
+            "http://prompt-cache.internal",
             "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY",
         ),
-        (None, "local", "ANTHROPIC_BASE_URL=http://YOUR-GATEWAY NODE_EXTRA_CA_CERTS={ca} claude"),
+        (
+            None,
+            "local",
+            "",
+            "ANTHROPIC_BASE_URL=http://YOUR-GATEWAY NODE_EXTRA_CA_CERTS={ca} claude",
+        ),
     ],
 )
 def test_active_line(
-    context: Context, log: Log, address: tuple[Any, ...] | None, mode: str, here: str
+    context: Context, log: Log, address: tuple[Any, ...] | None, mode: str, page: str, here: str
 ) -> None:
     listen(context, mode, address)
     settings(context).running()
@@ -124,6 +141,7 @@ def test_active_line(
         "INFO [prompt-cache] active: ttl=1h sliding=true max_sessions=10000 scope=auto "
         "keys=random store=memory overwrite=false headers=auto stream=true comment=true "
         'mark=true strip="" diagnose=false bridge=true page=/prompt-cache; '
+        f"{f'live page: {page}/prompt-cache; ' if page else ''}"
         f"point Claude Code here: {here.format(ca=ca)}"
     ]
 

@@ -1,14 +1,12 @@
-"""Find where the prompt of one request stops being the start of the next one's.
-
-A prompt cache holds prefixes: of a new prompt it serves what lies before the first difference
-from an earlier one.
-"""
+"""Find where the prompt of one request stops being the start of the next one's."""
 
 import marshal
 from bisect import bisect_left
 from itertools import zip_longest
 from json import JSONEncoder
 from typing import Any, NamedTuple
+
+from prompt_cache_key.judge.excerpt import escape, excerpt
 
 # In the order in which upstreams build the prompt, see
 # https://platform.claude.com/docs/en/build-with-claude/prompt-caching. Anthropic Messages has
@@ -27,8 +25,8 @@ _TEXT_TYPES = ("message", "text", "input_text", "output_text")
 # Images, files, signatures: their length in base64 says nothing of their tokens.
 _OPAQUE = ("source", "image_url", "file_data", "signature", "encrypted_content")
 
-_EXCERPT = 60
 _LONGEST_PATH = 200
+_SOME = 4  # turns behind a difference to look for, as some are removed too
 
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -61,26 +59,28 @@ class Difference(NamedTuple):
 
         Escaped, on one line, at most 60 characters; empty where there was none.
         """
-        return _excerpt(as_text(self.old), self.at)
+        return excerpt(as_text(self.old), self.at)
 
     @property
     def after(self) -> str:
         """The later value, likewise."""
-        return _excerpt(as_text(self.new), self.at)
+        return excerpt(as_text(self.new), self.at)
 
 
 class Shared(NamedTuple):
     """How much of an earlier prompt a later one begins with."""
 
-    chars: int
-    """Characters of prompt, not counting images and other base64."""
+    depth: tuple[int, int, int, int]
+    """More for an earlier prompt that shares more, and is nearer, of the same later one."""
     end: Difference | None
     """Where they part; None if the later one begins with all of the earlier."""
+    parts: list[tuple[Place, Any]]
+    """What they share."""
 
     @property
-    def tokens(self) -> int:
-        """An estimate: four characters each."""
-        return self.chars // 4
+    def chars(self) -> int:
+        """Characters of prompt, not counting images and other base64."""
+        return _chars(self.parts.copy())
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> Shared:
@@ -103,9 +103,9 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> Shared:
     """
     remembered = is_remembered(before) or is_remembered(after)
     names = (*FRONT, "messages") if remembered else (*FRONT, *TURNS)
-    held: list[tuple[Place, Any]] = []
-    end = _walk([((name,), before.get(name), after.get(name)) for name in names], held)
-    return Shared(_chars(held), end)
+    parts: list[tuple[Place, Any]] = []
+    end = _walk([((name,), before.get(name), after.get(name)) for name in names], parts)
+    return Shared(_depth(before, after, end), end, parts)
 
 
 def differ(place: Place, old: Any, new: Any) -> Difference | None:
@@ -135,11 +135,23 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else _encode(value)
 
 
-def escape(text: str) -> str:
-    """Return a text with what is not printable, and the backslash, written as in Python."""
-    return "".join(
-        c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text
-    )
+def _depth(
+    before: dict[str, Any], after: dict[str, Any], end: Difference | None
+) -> tuple[int, int, int, int]:
+    """Return section, element, whether the same turns follow, and character of the difference.
+
+    What held is nearer than a branch that was left where it ends, as by /rewind, but not nearer
+    than a longer one of which a turn was changed there and the next are the same.
+    """
+    if not end:
+        return len(FRONT), sum(len(elements(name, before.get(name))) for name in TURNS), 0, 0
+    section = str(end.place[0])
+    at = next((key for key in end.place if isinstance(key, int)), 0)
+    if section in FRONT:
+        return FRONT.index(section), at, 0, end.at
+    old, new = (elements(section, body.get(section)) for body in (before, after))
+    goes_on = any(_same(x, y) for x in new[at : at + _SOME] for y in old[at + 1 :])
+    return len(FRONT), at, 1 if goes_on else -1, end.at
 
 
 def _walk(pairs: list[tuple[Place, Any, Any]], held: list[tuple[Place, Any]]) -> Difference | None:
@@ -236,13 +248,3 @@ def _chars(todo: list[tuple[Place, Any]]) -> int:
         else:
             chars += len(as_text(value))
     return chars
-
-
-def _excerpt(text: str, at: int) -> str:
-    """Return what stands around `text[at]`, with `…` where more does."""
-    start, end = max(0, at - _EXCERPT // 2), min(len(text), at + _EXCERPT)
-    while len(escape(text[start:at])) > _EXCERPT // 2 - 1:
-        start += 1
-    while len(escape(text[start:end])) > _EXCERPT - 2:
-        end -= 1
-    return "…" * (start > 0) + escape(text[start:end]) + "…" * (end < len(text))

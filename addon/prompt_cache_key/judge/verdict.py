@@ -16,7 +16,8 @@ from prompt_cache_key.judge.causes import (
     system_added,
     turns,
 )
-from prompt_cache_key.judge.prefix import Shared, compare, differ, escape, is_remembered
+from prompt_cache_key.judge.excerpt import escape
+from prompt_cache_key.judge.prefix import Shared, compare, differ, is_remembered
 from prompt_cache_key.request.body import NAME, Body
 from prompt_cache_key.response.usage import Usage
 
@@ -83,11 +84,6 @@ class Match(NamedTuple):
     shared: Shared
 
     @property
-    def rank(self) -> tuple[int, bool]:
-        """The higher, the nearer."""
-        return self.shared.chars, not self.shared.end
-
-    @property
     def held(self) -> float:
         """Up to where the prompts are the same: the share of the earlier one, from 0 to 1."""
         return self.shared.chars / (compare(self.before, self.before).chars or 1)
@@ -110,9 +106,8 @@ def nearest(earlier: Iterable[Sent], sent: Sent) -> Match | None:
         if (before := _parsed(each)) is None:
             continue
         shared = compare(before, after)
-        match = Match(each, before, after, shared)
-        if best is None or match.rank > best.rank:
-            best = match
+        if best is None or shared.depth > best.shared.depth:
+            best = Match(each, before, after, shared)
         if not shared.end:
             break
     return best

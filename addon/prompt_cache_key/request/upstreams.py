@@ -50,14 +50,16 @@ class Upstream(NamedTuple):
     """It understands `prompt_cache_options.comparison_response_id`, and says why it missed."""
 
 
-def upstream_of(host: str, path: str, model: str) -> Upstream:
+def upstream_of(host: str, path: str, model: str, asked_for: str = "") -> Upstream:
     """Return what is known of where a request goes: the first row of the table that matches.
 
-    The path may have a query, the host a dot or a port at its end.
+    The path may have a query, a host a dot or a port at its end. Where nothing is known of the host
+    that is connected to, the one that is `asked_for` counts, as behind a tunnel.
     """
-    for row in _rows_at(host):
-        if re.search(row.path, path) and (not row.model or row.model(model)):
-            return row
+    for each in (host, asked_for):
+        for row in _rows_at(each):
+            if re.search(row.path, path) and (not row.model or row.model(model)):
+                return row
     return Upstream()
 
 

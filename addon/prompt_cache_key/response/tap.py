@@ -10,8 +10,9 @@ class ResponseTap:
     `headers` are those that went before them.
     """
 
-    def __init__(self, see: Callable[[bytes], None], limit: float, headers: Any) -> None:
-        self.headers = headers
+    def __init__(self, see: Callable[[bytes], None], limit: float, response: Any) -> None:
+        self.headers = response.headers.copy()
+        self._response = response
         self._see = see
         self._limit = limit
         self._chunks: list[bytes] = []
@@ -24,7 +25,14 @@ class ResponseTap:
         self._chunks.append(chunk)
         if self._size > self._limit:
             self._chunks.clear()
-        return chunk or []
+        if chunk:
+            return chunk
+        self.keep()
+        return []
+
+    def keep(self) -> None:
+        """Give the response the body that has passed so far."""
+        self._response.raw_content = self.content
 
     @property
     def content(self) -> bytes | None:

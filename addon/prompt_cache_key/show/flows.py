@@ -62,9 +62,7 @@ def read(each: flow.Flow) -> SessionRequest | None:
     headers = response.headers if response else {}
     usage = UsageReader(headers.get("content-type", ""), headers.get("content-encoding", ""))
     usage.feed((response and response.raw_content) or b"")
-    # The host that is connected to, and the one that is asked for, as behind a tunnel.
-    hosts = (request.host, request.pretty_host)
-    found = [upstream_of(host, request.path, model) for host in hosts]
+    upstream = upstream_of(request.host, request.path, model, request.pretty_host)
     return SessionRequest(
         session=_name(session),
         agent=_name(agent),
@@ -76,7 +74,7 @@ def read(each: flow.Flow) -> SessionRequest | None:
             content=content,
             usage=usage.finish(),
         ),
-        keep=next((each.keep for each in found if each.name), found[0].keep),
+        keep=upstream.keep,
         diagnosis=usage.diagnosis,
     )
 
@@ -86,11 +84,12 @@ def sessions_in(
 ) -> dict[str, list[RequestFacts]]:
     """Return each session's requests, judged; the flows come in the order of their answers.
 
+    A flow in whose place the addon has counted a translator's call is left out.
     `keep` is for how many seconds upstreams keep a prefix; None: for as long as each is known to.
     """
     sessions: defaultdict[str, list[RequestFacts]] = defaultdict(list)
     history, seen = History(), set()
-    for request in filter(None, map(read, flows)):
+    for request in filter(None, map(read, filter(_counts, flows))):
         line, sent = request.line, request.sent
         limit = request.keep if keep is None else keep
         verdict = history.judge(line, sent, limit, request.diagnosis)
@@ -111,6 +110,11 @@ def sessions_in(
         if sent.usage:
             seen.add(line)
     return sessions
+
+
+def _counts(each: flow.Flow) -> bool:
+    known = each.metadata if isinstance(each.metadata, dict) else {}
+    return known.get("prompt_cache_counts") is not False
 
 
 def _read_body(request: http.Request, content: bytes) -> tuple[str, object, Speaker | None]:

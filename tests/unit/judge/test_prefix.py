@@ -6,7 +6,14 @@ from typing import Any, TypeAlias
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from prompt_cache_key.judge.prefix import Difference, compare
+from prompt_cache_key.judge.prefix import (
+    Difference,
+    chars_in,
+    compare,
+    differ,
+    elements,
+    is_remembered,
+)
 
 Json: TypeAlias = Any
 Object: TypeAlias = dict[str, Any]
@@ -265,35 +272,26 @@ def test_chars(before: Object, after: Object, chars: int) -> None:
     assert compare(before, after).chars == chars
 
 
-def test_tokens_are_a_quarter_of_the_characters() -> None:
-    shared = compare({"system": "x" * 4003 + "a"}, {"system": "x" * 4003 + "b"})
-    assert (shared.chars, shared.tokens) == (4003, 1000)
-
-
-LEFT, RIGHT = "<" * 29, ">" * 28
+TURNS = [user("1"), assistant("2"), user("3"), assistant("4"), user("5")]
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "expected"),
+    ("less", "more", "after"),
     [
-        ("a" * 59, "", ("a" * 58 + "…", "")),
-        ("a" * 58, "", ("a" * 58, "")),
-        (LEFT + "1" + RIGHT, LEFT + "2" + RIGHT, (LEFT + "1" + RIGHT, LEFT + "2" + RIGHT)),
-        ("." + LEFT + "1" + RIGHT, "." + LEFT + "2", ("…" + LEFT + "1" + RIGHT, "…" + LEFT + "2")),
-        (LEFT + "1" + RIGHT + ".", LEFT, (LEFT + "1" + RIGHT + "…", LEFT)),
-        ("a\n\t\x00b", "a\r\x1b[31m", ("a\\n\\t\\x00b", "a\\r\\x1b[31m")),
-        ("\\n", "\n", ("\\\\n", "\\n")),
-        ("\ud83d", "\u2028", ("\\ud83d", "\\u2028")),
-        ("é✓😀", "é✓😁", ("é✓😀", "é✓😁")),
-        # never half an escape
-        ("\x00" * 20 + "a", "\x00" * 20 + "b", ("…" + "\\x00" * 7 + "a", "…" + "\\x00" * 7 + "b")),
-        ("\x00" * 20, "", ("\\x00" * 14 + "…", "")),
+        ({"tools": [A]}, {"tools": [B]}, {"tools": [B, C]}),
+        ({"tools": [A]}, {"tools": [B], "system": "a"}, {"tools": [B], "system": "b"}),
+        ({"system": "abx"}, {"system": "abcx"}, {"system": "abcd"}),
+        ({"messages": TURNS[:1]}, {"messages": TURNS[:3]}, {"messages": TURNS}),
+        ({"messages": TURNS[:1]}, {"messages": [*TURNS[:3], MORE]}, {"messages": TURNS}),
+        # a branch that was left where the other ends
+        ({"messages": [*TURNS[:3], ANSWER, MORE]}, {"messages": TURNS[:3]}, {"messages": TURNS}),
+        # a turn that was changed, and one that was removed
+        ({"messages": TURNS[:1]}, {"messages": TURNS[:3]}, {"messages": [TURNS[0], *TURNS[2:]]}),
+        ({"messages": TURNS[:1]}, {"messages": [TURNS[0], ANSWER, TURNS[2]]}, {"messages": TURNS}),
     ],
 )
-def test_excerpts(before: str, after: str, expected: tuple[str, str]) -> None:
-    end = compare({"system": before}, {"system": after}).end
-    assert end
-    assert (end.before, end.after) == expected
+def test_depth(less: Object, more: Object, after: Object) -> None:
+    assert compare(less, after).depth < compare(more, after).depth
 
 
 @pytest.mark.parametrize("depth", [800, 3000])
@@ -302,12 +300,21 @@ def test_deep_lists(depth: int) -> None:
     after: Json = "2"
     for _ in range(depth):
         before, after = [before], [after]
-    place: Place = ("messages", *[0] * depth)
-    assert compare({"messages": before}, {"messages": after}) == (
-        0,
-        Difference(place, 0, "1", "2"),
-    )
+    end = compare({"messages": before}, {"messages": after}).end
+    assert end == Difference(("messages", *[0] * depth), 0, "1", "2")
     assert compare({"messages": before}, {"messages": [*before, "3"]}).end is None
+
+
+def test_parts_of_a_body() -> None:
+    assert elements("system", "a") == [{"text": "a"}]
+    assert elements("input", "a") == [user("a")]
+    assert elements("tools", [A]) == [A]
+    assert elements("tools", None) == elements("tools", 7) == []
+    assert chars_in("messages", [ASK, ANSWER]) == 7 + 12
+    assert is_remembered({"conversation": "c"})
+    assert not is_remembered({"conversation": None})
+    assert differ(("messages", 0), ASK, user([text("one", cache_control=MARK)])) is None
+    assert differ(("model",), "a", "b") == Difference(("model",), 0, "a", "b")
 
 
 def test_a_long_text_that_differs_in_its_last_character() -> None:
