@@ -244,9 +244,9 @@ def proof(*arguments: str) -> str:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--router", "header", "--dialect", "messages"],
-        ["--router", "key", "--dialect", "chat"],
-        ["--router", "stick", "--dialect", "responses"],
+        ["--router", "key", "--dialect", "messages"],
+        ["--router", "header", "--dialect", "chat"],
+        ["--router", "key", "--dialect", "responses"],
     ],
 )
 def test_real_engines_read_more_from_their_caches(arguments: list[str]) -> None:
