@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import cast
 
 from mitmproxy import command, ctx, exceptions, types
@@ -16,7 +17,7 @@ from prompt_cache_key.show.explain import explain
 from prompt_cache_key.show.facts import report_of
 from prompt_cache_key.show.flows import SessionRequest, read, sessions_in
 from prompt_cache_key.show.page import page
-from prompt_cache_key.show.table import Row, table
+from prompt_cache_key.show.table import COLUMNS, Row, table
 from prompt_cache_key.state import State
 
 
@@ -30,15 +31,20 @@ class Commands:
     def sessions(self) -> types.Data:
         """Show the sessions: their keys, and what they got from the cache."""
         # A row of one cell: the console gives each cell the same width.
-        return cast("types.Data", [[line] for line in table(rows(self.state))])
+        columns = max(COLUMNS, get_terminal_size().columns * 4 // 5 - 2)
+        return cast("types.Data", [[line] for line in table(rows(self.state), columns)])
 
     @command.command("promptcache.forget")
     def forget(self, session: str) -> None:
-        """End a session's mappings: its next request gets a new key."""
+        """End a session's mappings: its next request gets a new key. The id's beginning will do."""
         state = self.state
+        found = [each for each in state.totals.sessions if session and each.startswith(session)]
+        if len(found) == 1:
+            session = found[0]
         names = {*state.keys.names(session), *state.totals.names(session)}
         if not names:
-            raise exceptions.CommandError(f"no key is known for session {text(session)}")
+            several = f"; {len(found)} sessions begin so" if found else ""
+            raise exceptions.CommandError(f"no key is known for session {text(session)}{several}")
         try:
             state.store.forget(list(names), state.clock())
         except ValueError as e:

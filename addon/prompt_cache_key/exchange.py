@@ -49,13 +49,13 @@ class Exchange:
         return self.speaker.session, self.speaker.agent, self.endpoint
 
     def summary(self, usage: Usage | None = None, lost: str = "") -> str:
-        """Return a short line for the screen."""
-        words = [self.speaker.session[:8], self.speaker.agent, self.endpoint.model]
-        line = f"{' '.join(map(text, words))} key={text(self.key[:8])}"
+        """Return a short line for the screen: what matters most first, as columns are narrow."""
+        words = [f"lost {lost}"] if lost else []
         if usage:
             cached = "?" if usage.cached is None else usage.cached
-            line += f" {cached}/{usage.input} {percent(usage.hit)}"
-        return f"{line} lost {lost}" if lost else line
+            words.append(f"{percent(usage.hit)} {cached}/{usage.input}")
+        names = (self.speaker.session[:8], self.speaker.agent, self.endpoint.model)
+        return " ".join([*words, *map(text, names), f"key={text(self.key[:8])}"])
 
 
 def thousands(tokens: int) -> str:

@@ -15,13 +15,13 @@ def exchange(session: str = "s", agent: str = "main", model: str = "m") -> Excha
     ("who", "usage", "lost", "summary"),
     [
         ((SESSION, "main", "gpt-5.4"), None, "", "3f6c1c1e main gpt-5.4 key=9a5f01e2"),
-        (("s", "a1", "m"), (2048, 1920), "", "s a1 m key=9a5f01e2 1920/2048 94%"),
-        (("s", "a1", "m"), (2048, None), "", "s a1 m key=9a5f01e2 ?/2048 ?"),
+        (("s", "a1", "m"), (2048, 1920), "", "94% 1920/2048 s a1 m key=9a5f01e2"),
+        (("s", "a1", "m"), (2048, None), "", "? ?/2048 s a1 m key=9a5f01e2"),
         (
             ("s", "a1", "m"),
             (2048, 0),
             "2.0k: a pause",
-            "s a1 m key=9a5f01e2 0/2048 0% lost 2.0k: a pause",
+            "lost 2.0k: a pause 0% 0/2048 s a1 m key=9a5f01e2",
         ),
         (("s", "a\n", "gpt 5"), None, "", 's "a\\n" "gpt 5" key=9a5f01e2'),
     ],

@@ -32,7 +32,7 @@ def test_usage(context: Context, log: Log) -> None:
     ]
     context.answer(flow := context.send(), b'{"usage":{"prompt_tokens":9}}')
     assert "input=9 cached=? hit=?" in log()[-1]
-    assert flow.comment.endswith(" ?/9 ?")
+    assert flow.comment.startswith("? ?/9 ")
 
 
 def test_unread_coding_is_a_debug_line_once(context: Context, log: Log) -> None:
@@ -64,7 +64,7 @@ def test_miss(context: Context, log: Log, mark: bool) -> None:
         f"INFO [prompt-cache] miss key={key(flow)} session={SESSION} agent=main model=gpt "
         'lost=7000 cause="a pause of 11m"'
     )
-    assert flow.comment.endswith(" 1000/8000 12% lost 7.0k: a pause of 11m")
+    assert flow.comment.startswith("lost 7.0k: a pause of 11m 12% 1000/8000 ")
     assert flow.metadata["prompt_cache_lost"] == 7000
     assert flow.marked == (":red_circle:" if mark else "")
     assert context.state.totals.all.lost == 7000

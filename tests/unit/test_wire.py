@@ -125,7 +125,7 @@ def test_events_pass_and_are_kept(context: Context, kind: str) -> None:
     flow = context.answer(context.send(), events, content_type=kind)
     assert flow.response
     assert flow.response.raw_content == events
-    assert flow.comment == f"3f6c1c1e main gpt-5.4 key={key(flow)[:8]} 1920/2048 94%"
+    assert flow.comment == f"94% 1920/2048 3f6c1c1e main gpt-5.4 key={key(flow)[:8]}"
 
 
 @pytest.mark.parametrize(

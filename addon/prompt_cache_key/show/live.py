@@ -19,7 +19,7 @@ from prompt_cache_key.show.facts import as_json, report_of
 from prompt_cache_key.show.page import page
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from prompt_cache_key.show.facts import RequestFacts
 
@@ -126,15 +126,16 @@ def host_of(head: bytes) -> str:
     return hosts[0].decode("latin-1") if len(hosts) == 1 else ""
 
 
-def answer(ask: Ask, requests: Iterable[tuple[str, RequestFacts]]) -> Answer:
+def answer(ask: Ask, requests: Sequence[tuple[str, RequestFacts]]) -> Answer:
     """Return the page, or the JSON; with the query `session=…` of that session alone."""
     path, _, query = ask.path.partition("?")
     only = [text(each) for each in parse_qs(query).get("session", [])]
+    title = "live" if len(requests) < MAX_REQUESTS else f"live, the last {MAX_REQUESTS:,} requests"
     sessions = defaultdict(list)
     for session, request in requests:
         if session in only or not only:
             sessions[session].append(request)
-    report = report_of(f"the last {MAX_REQUESTS:,} requests", sessions)
+    report = report_of(title, sessions)
     if path.endswith(".json"):
         type_, body = "application/json", json.dumps(as_json(report))
     else:

@@ -346,7 +346,7 @@ def test_other_dialects_have_no_response_id() -> None:
 
 def test_unknown_coding_is_unread() -> None:
     reader = feed([MESSAGES], EVENTS, " GZip, BR")
-    assert reader.unread == "content-encoding gzip, br"
+    assert reader.unread == 'content-encoding "gzip, br"'
     assert reader.finish() is None
 
 

@@ -132,7 +132,7 @@ def test_the_json() -> None:
     headers, body = answer(ask, recent.copy())
     assert headers == HEADERS | {"Content-Type": "application/json"}
     facts = json.loads(body)
-    assert facts["sums"]["requests"] == 2
+    assert (facts["title"], facts["sums"]["requests"]) == ("live", 2)
     assert {session["id"] for session in facts["sessions"]} == {"abc", '"d e"'}
     for query, sessions in (
         ("session=abc", ["abc"]),
@@ -147,7 +147,6 @@ def test_only_the_last_requests_are_kept() -> None:
     recent = Recent()
     for number in range(MAX_REQUESTS + 1):
         recent.add(str(number), REQUEST)
-    assert [session for session, _ in recent.copy()][:: MAX_REQUESTS - 1] == [
-        "1",
-        str(MAX_REQUESTS),
-    ]
+    sessions = [session for session, _ in recent.copy()]
+    assert (sessions[0], sessions[-1], len(sessions)) == ("1", str(MAX_REQUESTS), MAX_REQUESTS)
+    assert b"live, the last 1,000 requests" in answer(ASK, recent.copy()).body
