@@ -376,12 +376,15 @@ def test_path_with_control_characters_or_without_end(path: bytes) -> None:
             assert client.recv(1 << 16)
 
     rejection = Reply(400, body=json.dumps(REJECTION).encode())
-    with Server(lambda _: rejection) as upstream, Mitmdump(f"reverse:{upstream.url}") as proxy:
+    with (
+        Server(lambda _: rejection) as upstream,  # which takes no path with control characters
+        Mitmdump(f"reverse:{upstream.url}", flow_detail="0") as proxy,
+    ):
         for body in (b"[]", b"{}", b"{}"):
             send(body)
-        proxy.find(WARNING + " rejects prompt_cache_key")
         proxy.stop()
-    assert len([line for line in ours(proxy) if "WARN" in line]) == 3
+    warnings = [line for line in ours(proxy) if "WARN" in line]
+    assert len(warnings) == (3 if path.endswith(b"x") else 1)
     for line in ours(proxy):
         assert line.isascii()
         assert len(line) < 1000
@@ -417,15 +420,10 @@ def test_script_with_an_option_of_the_same_name(tmp_path: Path, is_first: bool) 
     script = tmp_path / "same.py"
     script.write_text(_SAME_OPTION)
     scripts = [script, ADDON] if is_first else [ADDON, script]
-    with Server() as upstream:
-        proxy = Mitmdump(f"reverse:{upstream.url}", scripts=scripts)
-        try:
-            with proxy:
-                assert is_first
-                assert post(proxy.port, upstream, request_body("s")).key
-        except Exception:
-            print(*proxy.lines, sep="\n")
-            raise
+    with Server() as upstream, Mitmdump(f"reverse:{upstream.url}", scripts=scripts) as proxy:
+        assert post(proxy.port, upstream, request_body("s")).key
+        proxy.find("Over-riding existing option prompt_cache_ttl")
+        proxy.find("active: ttl=1h ")
     assert_sound(proxy)
 
 
@@ -439,7 +437,7 @@ def test_unknown_option_is_warned_of() -> None:
 @pytest.mark.parametrize(
     ("mode", "here"),
     [
-        ("socks5", "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"),
+        ("socks5", "nowhere, it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"),
         (
             "regular",
             "ANTHROPIC_BASE_URL=http://YOUR-GATEWAY HTTPS_PROXY=http://{at} HTTP_PROXY=http://{at} "

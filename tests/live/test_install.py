@@ -56,13 +56,17 @@ def test_wheel(tmp_path: Path) -> None:
     subprocess.run(build, cwd=tmp_path, check=True)
     (wheel,) = tmp_path.glob("mitmproxy_prompt_cache_key-*-py3-none-any.whl")
     package = ADDON.parent / "prompt_cache_key"
-    files = {f"{package.name}/{path.name}" for path in package.iterdir() if path.is_file()}
+    files = {
+        str(path.relative_to(package.parent))
+        for path in package.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name for name in names if ".dist-info/" not in name} == files
 
     python = venv(tmp_path / "venv", wheel)
-    assert has_module(python, "msgspec")
+    assert not has_module(python, "msgspec")
     script = tmp_path / "mine.py"
     script.write_text(
         "from prompt_cache_key.hooks import PromptCacheKey; addons = [PromptCacheKey()]\n"

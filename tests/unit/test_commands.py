@@ -1,8 +1,12 @@
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
-from mitmproxy import exceptions
+from mitmproxy import command, exceptions, http
+from mitmproxy.flow import Flow
+from mitmproxy.test import tflow
 from unit.context import SESSION, Context, key, usage
 
 Log = Callable[[], list[str]]
@@ -45,3 +49,70 @@ def test_forget_while_the_store_is_lost(context: Context) -> None:
         context.set(store="memory")
 
     asyncio.run(forget())
+
+
+# Over the flows that mitmproxy and mitmweb keep
+
+
+class View:
+    """Keeps flows as mitmproxy's view does."""
+
+    def __init__(self) -> None:
+        self.flows: list[Flow] = []
+
+    @command.command("view.flows.resolve")
+    def resolve(self, _spec: str) -> Sequence[Flow]:
+        return self.flows
+
+
+def turn(context: Context, view: View, text: str, session: str = SESSION) -> http.HTTPFlow:
+    content = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]})
+    headers = {"X-Claude-Code-Session-Id": session}
+    flow = context.answer(context.send(content.encode(), headers), usage(2048, 0))
+    flow.timestamp_created = len(view.flows)
+    view.flows.append(flow)
+    return flow
+
+
+def test_explain(context: Context, log: Log) -> None:
+    view = View()
+    context.master.addons.add(view)
+    first = turn(context, view, "a")
+    turn(context, view, "b", "other")
+    view.flows.append(tflow.ttcpflow())
+    last = turn(context, view, "c")
+    log()
+    for _ in range(2):
+        context.master.commands.call("promptcache.explain", last)
+    one, two = log()
+    assert one == two
+    assert one.startswith(f"INFO [prompt-cache] explain session={SESSION}: ")
+    assert last.comment.startswith("3f6c1c1e main m key=")
+    assert last.comment.count(one.partition(": ")[2]) == 1
+    # A flow that was loaded, the addon not being there when it was saved.
+    for flow in (first, last):
+        flow.metadata.clear()
+    context.master.commands.call("promptcache.explain", last)
+    assert len(log()) == 1
+    with pytest.raises(exceptions.CommandError, match="no earlier request"):
+        context.master.commands.call("promptcache.explain", first)
+    for other in (tflow.ttcpflow(), context.flow(b"?", {}), context.flow(headers={})):
+        with pytest.raises(exceptions.CommandError, match="shows no Claude Code session"):
+            context.master.commands.call("promptcache.explain", other)
+
+
+def test_report(context: Context, log: Log, tmp_path: Path) -> None:
+    view = View()
+    context.master.addons.add(view)
+    turn(context, view, "a")
+    log()
+    context.master.commands.call("promptcache.report", str(tmp_path / "report.html"))
+    assert log() == [f"INFO [prompt-cache] report of 1 flows in {tmp_path / 'report.html'}"]
+    assert SESSION[:8] in (tmp_path / "report.html").read_text("utf-8")
+    with pytest.raises(exceptions.CommandError, match="no report: "):
+        context.master.commands.call("promptcache.report", str(tmp_path))
+
+
+def test_mitmdump_keeps_no_flows(context: Context, tmp_path: Path) -> None:
+    with pytest.raises(exceptions.CommandError, match="only mitmproxy and mitmweb keep flows"):
+        context.master.commands.call("promptcache.report", str(tmp_path))

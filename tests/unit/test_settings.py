@@ -9,6 +9,7 @@ import pytest
 from mitmproxy import exceptions
 from mitmproxy.log import LegacyLogEvents
 from mitmproxy.test import taddons
+from mitmproxy.utils import human
 from prompt_cache_key.hooks import PromptCacheKey
 from prompt_cache_key.log import LOGGER
 from prompt_cache_key.settings import Settings
@@ -95,55 +96,52 @@ def test_store_of_random_keys_alone(context: Context, log: Log) -> None:
     assert "store=redis://127.0.0.1:1/0" in log()[0]
 
 
+PAGE = "http://prompt-cache.internal/prompt-cache"
+
+
 @pytest.mark.parametrize(
-    ("address", "mode", "page", "here"),
+    ("listener", "page", "here"),
     [
+        (("reverse", ("127.0.0.1", 8080)), "http://{at}/prompt-cache", "http://{at} claude"),
+        (("reverse", ("::1", 8080, 0, 0)), "http://{at}/prompt-cache", "http://{at} claude"),
         (
-            ("127.0.0.1", 8080),
-            "reverse",
-            "http://127.0.0.1:8080",
-            "ANTHROPIC_BASE_URL=http://127.0.0.1:8080 claude",
+            ("regular", ("127.0.0.1", 1)),
+            PAGE,
+            "http://YOUR-GATEWAY HTTPS_PROXY=http://{at} HTTP_PROXY=http://{at} "
+            "NODE_EXTRA_CA_CERTS={ca} claude",
         ),
         (
-            ("::1", 8080, 0, 0),
-            "reverse",
-            "http://[::1]:8080",
-            "ANTHROPIC_BASE_URL=http://[::1]:8080 claude",
+            ("socks5", ("127.0.0.1", 1)),
+            PAGE,
+            "nowhere, it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY",
         ),
-        (
-            ("127.0.0.1", 1),
-            "regular",
-            "http://prompt-cache.internal",
-            "ANTHROPIC_BASE_URL=http://YOUR-GATEWAY HTTPS_PROXY=http://127.0.0.1:1 "
-            "HTTP_PROXY=http://127.0.0.1:1 NODE_EXTRA_CA_CERTS={ca} claude",
-        ),
-        (
-            ("127.0.0.1", 1),
-            "socks5",
-            "http://prompt-cache.internal",
-            "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY",
-        ),
-        (
-            None,
-            "local",
-            "",
-            "ANTHROPIC_BASE_URL=http://YOUR-GATEWAY NODE_EXTRA_CA_CERTS={ca} claude",
-        ),
+        (("local", None), "", "http://YOUR-GATEWAY NODE_EXTRA_CA_CERTS={ca} claude"),
     ],
 )
 def test_active_line(
-    context: Context, log: Log, address: tuple[Any, ...] | None, mode: str, page: str, here: str
+    context: Context, log: Log, listener: tuple[str, Any], page: str, here: str
 ) -> None:
+    mode, address = listener
     listen(context, mode, address)
     settings(context).running()
     ca = Path(context.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
+    at = human.format_address(address) if address else ""
+    here = here if here.startswith("nowhere") else f"ANTHROPIC_BASE_URL={here}"
+    page = f"; live page: {page.format(at=at)}" if page else ""
     assert log() == [
         "INFO [prompt-cache] active: ttl=1h sliding=true max_sessions=10000 scope=auto "
         "keys=random store=memory overwrite=false headers=auto stream=true comment=true "
-        'mark=true strip="" diagnose=false bridge=true page=/prompt-cache; '
-        f"{f'live page: {page}/prompt-cache; ' if page else ''}"
-        f"point Claude Code here: {here.format(ca=ca)}"
+        f'mark=true strip="" diagnose=false bridge=true page=/prompt-cache{page}; '
+        f"point Claude Code here: {here.format(ca=ca, at=at)}"
     ]
+
+
+def test_active_line_without_a_page(context: Context, log: Log) -> None:
+    context.set(page="")
+    for mode in ("reverse", "regular"):
+        listen(context, mode, ("127.0.0.1", 8080))
+        settings(context).running()
+        assert ' page=""; point Claude Code here: ' in log()[0]
 
 
 def listen(context: Context, mode: str, address: tuple[Any, ...] | None) -> None:

@@ -181,6 +181,7 @@ def test_edit_of_what_has_been_streamed_is_undone(context: Context, log: Log) ->
         response = context.begin(flow, content_type=EVENTS)
         assert callable(response.stream)
         response.stream(b"data: 1\n\n")
+        response.stream(b"")
         asyncio.run(context.addon.response(flow))
         response.text = "edited"
         context.addon.wire.response(flow)
@@ -214,3 +215,12 @@ def test_held_request_shows_nothing_until_it_is_whole(context: Context) -> None:
     context.addon.wire.requestheaders(flow)
     assert isinstance(flow.request.stream, HeldRequest)
     assert sent_content(flow) == b""
+
+
+def test_what_broke_off_is_kept(context: Context) -> None:
+    flow = context.send()
+    response = context.begin(flow, content_type=EVENTS)
+    assert callable(response.stream)
+    response.stream(b"data: 1\n\ndata: ")
+    asyncio.run(context.addon.error(flow))
+    assert response.raw_content == b"data: 1\n\ndata: "

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+from mitmproxy.test.tutils import tresp
 from prompt_cache_key.response.tap import ResponseTap
 
 
@@ -9,18 +10,23 @@ from prompt_cache_key.response.tap import ResponseTap
 )
 def test_chunks_pass_are_seen_and_kept(limit: float, kept: bytes | None) -> None:
     seen: list[bytes] = []
-    tap = ResponseTap(seen.append, limit, "headers")
-    assert tap.headers == "headers"
+    response = tresp(content=None)
+    tap = ResponseTap(seen.append, limit, response)
+    assert tap.headers == response.headers
+    assert tap.headers is not response.headers
     assert tap.content == b""
     chunks = [b"abc", b"", b"def", b""]
     assert [tap(chunk) for chunk in chunks] == [b"abc", [], b"def", []]
     assert seen == chunks
-    assert tap.content == tap.content == kept
+    assert response.raw_content == tap.content == tap.content == kept
 
 
 def test_what_has_passed_so_far() -> None:
-    tap = ResponseTap(lambda _: None, 9, None)
+    response = tresp(content=None)
+    tap = ResponseTap(lambda _: None, 9, response)
     for end in range(10):
         assert tap.content == b"x" * end
         tap(b"x")
-    assert tap.content is None
+    assert response.raw_content is None
+    tap.keep()
+    assert tap.content is response.raw_content is None
