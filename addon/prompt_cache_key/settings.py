@@ -143,6 +143,6 @@ def _here(path: str) -> tuple[str, str]:
         return path and url + path, f"ANTHROPIC_BASE_URL={url} claude"
     page = path and f"http://{NAME}{path}"
     if mode == "socks5":
-        return page, "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"
+        return page, "nowhere, it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"
     # Without a base URL it talks to api.anthropic.com, which gets no key.
     return page, f"{gateway} HTTPS_PROXY={url} HTTP_PROXY={url} {trust} claude"

@@ -87,7 +87,7 @@ def test_explain(context: Context, log: Log) -> None:
     one, two = log()
     assert one == two
     assert one.startswith(f"INFO [prompt-cache] explain session={SESSION}: ")
-    assert last.comment.startswith("3f6c1c1e main m key=")
+    assert last.comment.startswith("0% 0/2048 3f6c1c1e main m key=")
     assert last.comment.count(one.partition(": ")[2]) == 1
     # A flow that was loaded, the addon not being there when it was saved.
     for flow in (first, last):
