@@ -109,8 +109,8 @@ def check_misses(outcome: Outcome) -> str:
     named = [lost for losses in found.values() for lost in losses]
     if sorted(named) != sorted(outcome.losses):
         raise ProofError(f"the engines lost {outcome.losses}; the addon's log names {found}")
-    causes = (f"{sum(lost):,} by {cause} ({len(lost)} requests)" for cause, lost in found.items())
-    return ", ".join(causes) or "none"
+    told = (f"{sum(lost):,} in {len(lost)} requests: {cause}" for cause, lost in found.items())
+    return "; ".join(told) or "none"
 
 
 def run(way: Way, requests: list[Request], model: Path) -> None:

@@ -1,0 +1,65 @@
+"""`scripts/proof` with real engines: needs the extra `proof`, and HAProxy."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lib import ROOT
+
+pytestmark = pytest.mark.client
+
+PROOF = [sys.executable, str(ROOT / "scripts" / "proof.py")]
+
+
+def proof(*arguments: str) -> str:
+    done = subprocess.run([*PROOF, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--router", "key", "--dialect", "messages"],
+        ["--router", "header", "--dialect", "chat"],
+        ["--router", "key", "--dialect", "responses"],
+    ],
+)
+def test_real_engines_read_more_from_their_caches(arguments: list[str]) -> None:
+    printed = proof("--short", *arguments)
+
+    without, with_ = re.findall(r"^  all .* ([\d.]+) %", printed, re.MULTILINE)[:2]
+    assert float(with_) - float(without) >= 20
+    assert re.search(
+        r"The addon's totals agree: requests=45 input=\d{6} cached=\d+\.$", printed, re.MULTILINE
+    )
+    assert ("Claude Code's own header" in printed) is ("messages" in arguments)
+
+
+def test_no_answer_is_lost_while_a_replica_is_killed_and_started_again() -> None:
+    printed = proof("--restart", "--clients", "4", "--router", "stick", "--dialect", "chat")
+
+    assert re.search(r"The addon's totals agree: requests=90 ", printed)
+    assert re.search(r"engines and addon alike: [\d,]+ in .*the upstream's own", printed)
+
+
+def test_nothing_is_left_of_one_that_is_ended(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*PROOF, "--short"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout
+        assert any(line.startswith("without the addon") for line in process.stdout)
+        process.terminate()
+        *_, last = process.stdout
+
+    assert (last, process.returncode) == ("proof: interrupted\n", 1)
+    assert not [*tmp_path.iterdir()]
+    commands = subprocess.run(["ps", "-Ao", "args"], capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in commands.stdout
