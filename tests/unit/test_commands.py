@@ -32,6 +32,16 @@ def test_forget(context: Context, log: Log, scope: str) -> None:
         context.master.commands.call("promptcache.forget", "a b")
 
 
+def test_forget_by_the_beginning_of_an_id(context: Context, log: Log) -> None:
+    for session in ("one-1", "one-2", "two"):
+        context.send(headers={"X-Claude-Code-Session-Id": session})
+    log()
+    context.master.commands.call("promptcache.forget", "t")
+    assert log() == ["INFO [prompt-cache] forgot keys=1 session=two"]
+    with pytest.raises(exceptions.CommandError, match="session one; 2 sessions begin so"):
+        context.master.commands.call("promptcache.forget", "one")
+
+
 def test_answer_in_the_console(context: Context, log: Log) -> None:
     context.send()
     log()
@@ -87,7 +97,7 @@ def test_explain(context: Context, log: Log) -> None:
     one, two = log()
     assert one == two
     assert one.startswith(f"INFO [prompt-cache] explain session={SESSION}: ")
-    assert last.comment.startswith("3f6c1c1e main m key=")
+    assert last.comment.startswith("0% 0/2048 3f6c1c1e main m key=")
     assert last.comment.count(one.partition(": ")[2]) == 1
     # A flow that was loaded, the addon not being there when it was saved.
     for flow in (first, last):
