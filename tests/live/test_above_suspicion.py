@@ -437,7 +437,7 @@ def test_unknown_option_is_warned_of() -> None:
 @pytest.mark.parametrize(
     ("mode", "here"),
     [
-        ("socks5", "nowhere, it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"),
+        ("socks5", "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"),
         (
             "regular",
             "ANTHROPIC_BASE_URL=http://YOUR-GATEWAY HTTPS_PROXY=http://{at} HTTP_PROXY=http://{at} "

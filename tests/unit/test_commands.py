@@ -32,6 +32,16 @@ def test_forget(context: Context, log: Log, scope: str) -> None:
         context.master.commands.call("promptcache.forget", "a b")
 
 
+def test_forget_by_the_beginning_of_an_id(context: Context, log: Log) -> None:
+    for session in ("one-1", "one-2", "two"):
+        context.send(headers={"X-Claude-Code-Session-Id": session})
+    log()
+    context.master.commands.call("promptcache.forget", "t")
+    assert log() == ["INFO [prompt-cache] forgot keys=1 session=two"]
+    with pytest.raises(exceptions.CommandError, match="session one; 2 sessions begin so"):
+        context.master.commands.call("promptcache.forget", "one")
+
+
 def test_answer_in_the_console(context: Context, log: Log) -> None:
     context.send()
     log()

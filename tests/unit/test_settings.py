@@ -113,7 +113,7 @@ PAGE = "http://prompt-cache.internal/prompt-cache"
         (
             ("socks5", ("127.0.0.1", 1)),
             PAGE,
-            "nowhere, it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY",
+            "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY",
         ),
         (("local", None), "", "http://YOUR-GATEWAY NODE_EXTRA_CA_CERTS={ca} claude"),
     ],
