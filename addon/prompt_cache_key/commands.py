@@ -59,7 +59,7 @@ class Commands:
         earlier = [each.sent for each in islice(_before(flow, this), KEPT_EACH)]
         if not earlier:
             raise exceptions.CommandError("no earlier request of this session, agent and model")
-        line, details = explain(earlier, this.sent, this.keep, this.diagnosis)
+        line, details = explain(earlier, this.sent, this.upstream.keep, this.diagnosis)
         _answer(f"explain {pairs(session=this.session)}: {line}")
         if line not in flow.comment:
             flow.comment = "\n".join(filter(None, (flow.comment, line, details)))

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shlex
+from functools import partial
 
 from mitmproxy import http
 
@@ -54,12 +55,13 @@ class Outcome:
         """Return what the request lost; None if nothing, or if another one counts in its place."""
         if not exchange.count.is_final:
             return None
-        history, line, keep = self.state.history, exchange.line, exchange.upstream.keep
+        history, line, upstream = self.state.history, exchange.line, exchange.upstream
         sent = Sent(exchange.begun, exchange.key, sent_content(flow), usage)
         verdict = None
         if history.may_have_lost(line, sent):
             # In a thread, as a look at two large bodies takes longer than others should wait.
-            verdict = await asyncio.to_thread(history.judge, line, sent, keep, diagnosis)
+            judge = partial(history.judge, is_limited=upstream.is_limited)
+            verdict = await asyncio.to_thread(judge, line, sent, upstream.keep, diagnosis)
         history.add(line, sent)
         return verdict
 

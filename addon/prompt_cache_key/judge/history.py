@@ -52,11 +52,20 @@ class History:
         return may_have_lost(self._kept.get(speaker, ()), sent)
 
     def judge(
-        self, speaker: Hashable, sent: Sent, keep: float, diagnosis: str = ""
+        self,
+        speaker: Hashable,
+        sent: Sent,
+        keep: float,
+        diagnosis: str = "",
+        *,
+        is_limited: bool = False,
     ) -> Verdict | None:
-        """Judge a request that was not added yet; see the function of this name."""
+        """Judge a request that was not added yet; see the function of this name.
+
+        `is_limited` tells that too many requests with one key go to other machines there.
+        """
         times = tuple(self._times.get(sent.key, ()))
-        is_busy = sum(abs(sent.time - time) < _MINUTE for time in times) == BUSY
+        is_busy = is_limited and sum(abs(sent.time - time) < _MINUTE for time in times) == BUSY
         earlier = tuple(self._kept.get(speaker, ()))
         return judge(earlier, sent, keep, diagnosis, is_busy=is_busy)
 

@@ -46,6 +46,8 @@ class Upstream(NamedTuple):
     """Seconds for which a prefix is kept without use."""
     reports: bool = True
     """It says how many tokens it has read from its cache."""
+    is_limited: bool = False
+    """More than 15 requests a minute with one key go to other machines."""
     diagnoses: bool = False
     """It understands `prompt_cache_options.comparison_response_id`, and says why it missed."""
 
@@ -120,7 +122,14 @@ UPSTREAMS: Final = (
     ),
     _GPT_5_6,
     # With Zero Data Retention it is 5 to 10 minutes.
-    Upstream("OpenAI, before GPT-5.6", _OPENAI, "2026-10", ("api.openai.com",), keep=1800),
+    Upstream(
+        "OpenAI, before GPT-5.6",
+        _OPENAI,
+        "2026-10",
+        ("api.openai.com",),
+        keep=1800,
+        is_limited=True,
+    ),
     Upstream(
         "Codex backend of ChatGPT",
         _CODEX,
@@ -145,7 +154,13 @@ UPSTREAMS: Final = (
         model=_BY_OTHERS.search,
         rejects=True,
     ),
-    Upstream("Azure, OpenAI's models", _AZURE, "2026-11", ("services.ai.azure.com", *_AZURE_HOSTS)),
+    Upstream(
+        "Azure, OpenAI's models",
+        _AZURE,
+        "2026-11",
+        ("services.ai.azure.com", *_AZURE_HOSTS),
+        is_limited=True,
+    ),
     Upstream(
         "xAI Chat",
         _XAI,

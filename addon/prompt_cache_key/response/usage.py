@@ -38,7 +38,9 @@ _WRITTEN = (
 _PROMPT = ("prompt_tokens", "input_tokens", *_READ, *_WRITTEN)
 _OUTPUT = ("completion_tokens", "output_tokens")
 
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')  # Chat Completions puts "usage": null into every chunk
+# Chat Completions puts "usage": null into every chunk; without `include_usage` llama.cpp tells its
+# counts in the last chunk's `timings` alone.
+_USAGE = re.compile(rb'"(?:usage|timings)"\s*:\s*\{')
 _REASON = re.compile("[a-z][a-z_]{0,63}")
 # Of Anthropic's reasons those that are none.
 _NOT_COMPARED = ("previous_message_not_found", "unavailable")
@@ -129,8 +131,7 @@ class UsageReader:
         except (ValueError, RecursionError):
             return
         for holder in _holders(message):
-            if isinstance(holder.get("usage"), dict):
-                self._count(_counts(holder))
+            self._count(_counts(holder))
             self.diagnosis = _diagnosis(holder) or self.diagnosis
             if holder is message.get("response") or holder.get("object") == "response":
                 self.response_id = _id(holder.get("id")) or self.response_id
@@ -167,16 +168,21 @@ def _counts(holder: dict[str, Any]) -> dict[str, int]:
     A field found in both (Kimi's cached_tokens) counts once: the larger of the two.
     """
     counts: dict[str, int] = {}
-    report = holder["usage"]
-    details = (report.get("prompt_tokens_details"), report.get("input_tokens_details"))
-    for part in (report, *details, holder.get("timings")):
-        if not isinstance(part, dict):
-            continue
-        for name in _PROMPT + _OUTPUT:
+    report, timings = (_object(holder.get(name)) for name in ("usage", "timings"))
+    details = (_object(report.get(f"{name}_tokens_details")) for name in ("prompt", "input"))
+    for part in (report, *details, timings):
+        for name in (*_PROMPT, *_OUTPUT, "prompt_n"):
             count = part.get(name)
             if type(count) is int and 0 <= count < _TOO_MANY:
                 counts[name] = max(count, counts.get(name, 0))
+    computed = counts.pop("prompt_n", 0)
+    if not report and computed:
+        counts["prompt_tokens"] = computed + counts.get("cache_n", 0)
     return counts
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _usage(seen: dict[str, int]) -> Usage | None:

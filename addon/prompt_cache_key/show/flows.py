@@ -12,7 +12,7 @@ from prompt_cache_key.judge.verdict import Sent
 from prompt_cache_key.log import text
 from prompt_cache_key.request.body import Body
 from prompt_cache_key.request.speaker import UNKNOWN, Speaker, find
-from prompt_cache_key.request.upstreams import upstream_of
+from prompt_cache_key.request.upstreams import Upstream, upstream_of
 from prompt_cache_key.response.usage import UsageReader
 from prompt_cache_key.show.facts import RequestFacts
 
@@ -32,8 +32,8 @@ class SessionRequest(NamedTuple):
     """The URL without its query."""
     sent: Sent
     """Its time is Unix time."""
-    keep: int
-    """Seconds for which the upstream keeps a prefix."""
+    upstream: Upstream
+    """What is known of where it went."""
     diagnosis: str
     """What the upstream says itself of a miss; empty if nothing."""
 
@@ -74,7 +74,7 @@ def read(each: flow.Flow) -> SessionRequest | None:
             content=content,
             usage=usage.finish(),
         ),
-        keep=upstream.keep,
+        upstream=upstream,
         diagnosis=usage.diagnosis,
     )
 
@@ -91,8 +91,11 @@ def sessions_in(
     history, seen = History(), set()
     for request in filter(None, map(read, filter(_counts, flows))):
         line, sent = request.line, request.sent
-        limit = request.keep if keep is None else keep
-        verdict = history.judge(line, sent, limit, request.diagnosis)
+        upstream = request.upstream
+        limit = upstream.keep if keep is None else keep
+        verdict = history.judge(
+            line, sent, limit, request.diagnosis, is_limited=upstream.is_limited
+        )
         history.add(line, sent)
         session, agent, model, endpoint = line
         sessions[session].append(

@@ -137,9 +137,12 @@ def test_requests_a_minute(times: list[float], key: str, cause: str) -> None:
     for time in times:
         history.add("other", small(time, key))
         history.add("another", small(time, "l"))
-    found = history.judge("s", small(59.5, key), KEEP)
+    found = history.judge("s", small(59.5, key), KEEP, is_limited=True)
     assert found
     assert found.cause == cause
+    unlimited = history.judge("s", small(59.5, key), KEEP)
+    assert unlimited
+    assert unlimited.cause == OWN
 
 
 def test_the_last_bodies_are_kept() -> None:

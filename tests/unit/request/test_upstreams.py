@@ -116,6 +116,8 @@ def test_what_the_rows_say() -> None:
         **dict.fromkeys(["Claude API", "Amazon Bedrock", "Cerebras"], 300),
     }
     assert of("reports") == {"NVIDIA NIM": False}
+    limited = ["OpenAI, before GPT-5.6", "Azure, OpenAI's models"]
+    assert of("is_limited") == dict.fromkeys(limited, True)
     azure = ["Azure Foundry, not OpenAI's models", "Azure OpenAI, others' models"]
     clouds = ["Claude API", "Amazon Bedrock", "Vertex AI, Gemini", "Groq", "Cerebras", "NVIDIA NIM"]
     assert of("rejects") == dict.fromkeys([*azure, *clouds], True)
@@ -128,7 +130,7 @@ def test_each_row_has_its_source() -> None:
 
 
 def test_nothing_is_known_of_others() -> None:
-    assert Upstream() == ("", "", "", (), "", None, False, "session", (), 600, True, False)
+    assert Upstream() == ("", "", "", (), "", None, False, "session", (), 600, True, False, False)
     for host in ["", ".", "gateway.test", "127.0.0.1", "127.0.0.1:8080", "::1", "[::1]:4000", "ü"]:
         for path in ["", CHAT, RESPONSES, CODEX, WORKERS]:
             assert upstream_of(host, path, "gpt-6") == Upstream()

@@ -344,6 +344,15 @@ def test_other_dialects_have_no_response_id() -> None:
         assert reader.response_id == ""
 
 
+def test_counts_that_stand_in_the_timings_alone() -> None:
+    """As llama.cpp streams them in the last chunk without `include_usage`."""
+    timings = {"cache_n": 42, "prompt_n": 1, "prompt_ms": 0.531, "predicted_n": 3}
+    chunk = data(choices=[{"finish_reason": "length", "index": 0, "delta": {}}], timings=timings)
+    assert feed([chunk], EVENTS).finish() == Usage(43, 42, None, None)
+    without = data(choices=[], timings={"prompt_ms": 0.5})
+    assert feed([without], EVENTS).finish() is None
+
+
 def test_unknown_coding_is_unread() -> None:
     reader = feed([MESSAGES], EVENTS, " GZip, BR")
     assert reader.unread == 'content-encoding "gzip, br"'

@@ -105,7 +105,7 @@ def test_time_is_one_that_can_be_shown(at: float, time: float) -> None:
 def test_how_long_the_upstream_keeps_a_prefix(url: str, host: str, keep: int) -> None:
     each = exchange(request_body(), url=url)
     each.request.host_header = host
-    assert asked(each).keep == keep
+    assert asked(each).upstream.keep == keep
 
 
 @pytest.mark.parametrize(
