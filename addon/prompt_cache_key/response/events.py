@@ -8,13 +8,13 @@ _DATA = re.compile(rb"^(?:\xef\xbb\xbf)?data: ?(.*)", re.MULTILINE)
 
 
 class EventStream:
-    """Gives the data of those events that contain `name`; all else costs one search.
+    """Gives the data of those events that contain one of `names`; all else costs a search for each.
 
     An event of more than `max_size` bytes is skipped.
     """
 
-    def __init__(self, name: bytes, max_size: int) -> None:
-        self.name = name
+    def __init__(self, names: tuple[bytes, ...], max_size: int) -> None:
+        self.names = names
         self.max_size = max_size
         self._buffer = bytearray()  # the event that is still incomplete
         self._after_cr = False
@@ -40,7 +40,7 @@ class EventStream:
         buffer += chunk
         end = buffer.rfind(b"\n\n", searched)
         if end >= 0:
-            if buffer.find(self.name, 0, end) >= 0:
+            if any(buffer.find(name, 0, end) >= 0 for name in self.names):
                 events = bytes(buffer[:end]).split(b"\n\n")[self._skipping :]
                 found = [data for event in events for data in self._data(event)]
             del buffer[: end + 2]
@@ -55,6 +55,6 @@ class EventStream:
         return [] if self._skipping else self._data(bytes(self._buffer))
 
     def _data(self, event: bytes) -> list[bytes]:
-        if len(event) > self.max_size or self.name not in event:
+        if len(event) > self.max_size or not any(name in event for name in self.names):
             return []
         return [b"\n".join(_DATA.findall(event))]

@@ -81,7 +81,7 @@ class UsageReader:
         self.diagnosis = ""
         self.response_id = ""
         self.is_stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
-        self._events = EventStream(b'"usage"', MAX_SIZE)
+        self._events = EventStream((b'"usage"', b'"timings"'), MAX_SIZE)
         self._body = bytearray()  # of JSON
         self._seen: dict[str, int] = {}
         coding = content_encoding.strip().lower()
