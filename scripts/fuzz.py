@@ -161,7 +161,9 @@ def is_plain(raw: bytes, value: dict[str, Any]) -> bool:
     """Tell whether the names of an object's members are written once each, without escapes."""
     pairs: list[Any] = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=list, parse_int=float)
     names = [name for name, _ in pairs]
-    is_bare = all(json.dumps(name, ensure_ascii=False).encode(errors="surrogatepass") in raw for name in names)
+    is_bare = all(
+        json.dumps(name, ensure_ascii=False).encode(errors="surrogatepass") in raw for name in names
+    )
     return is_bare and max(Counter(names).values(), default=1) == 1 and len(names) == len(value)
 
 

@@ -14,6 +14,7 @@ from lib import ADDON, ROOT
 from lib.client import Client
 from lib.messages import Reply, Request
 from lib.server import Server
+from lib.sessions import calls
 from lib.stand_in import Counts
 
 COMMAND = [sys.executable, str(ROOT / "scripts" / "demo.py")]
@@ -122,4 +123,4 @@ def test_a_bad_answer_ends_the_demo(respond: Callable[[Request], Reply], message
         Client(server.port) as client,
         pytest.raises(demo.DemoError, match=message),
     ):
-        demo.send(client, demo.calls(1)[0], "m", 0)
+        demo.send(client, calls(1)[0], "m", 0)

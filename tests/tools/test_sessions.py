@@ -34,7 +34,7 @@ def test_calls_show_whose_they_are() -> None:
 
 
 def test_conversations_grow_at_their_end_until_they_are_cleared() -> None:
-    lengths = Counter()
+    lengths: Counter[int] = Counter()
     for name, of in conversations().items():
         lengths[len(of)] += 1
         for before, after in pairwise(of):
