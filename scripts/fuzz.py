@@ -204,7 +204,7 @@ def check_key(raw: bytes, _: list[int]) -> None:
     if isinstance(value, dict):
         expect(is_same(value | {NAME: KEY}, parsed(edited)))
     if NAME.encode() not in raw:
-        front, _, behind = edited.partition(MEMBER)
+        front, _found, behind = edited.partition(MEMBER)
         expect(raw in (front + behind, front + behind.removeprefix(b",")))
 
 
