@@ -204,8 +204,8 @@ def check_key(raw: bytes, _cuts: list[int]) -> None:
     if isinstance(value, dict):
         expect(is_same(value | {NAME: KEY}, parsed(edited)))
     if NAME.encode() not in raw:
-        front, _, rest = edited.partition(MEMBER)
-        expect(raw in (front + rest, front + rest.removeprefix(b",")))
+        front, _found, behind = edited.partition(MEMBER)
+        expect(raw in (front + behind, front + behind.removeprefix(b",")))
 
 
 def check_strip(raw: bytes, _: list[int]) -> None:

@@ -46,6 +46,8 @@ def _common(one: str, other: str) -> str:
 
 def _reply(target: str, body: Body, total: int, cached: int) -> Reply:
     """Return the usage as the dialect has it, as one object or as the last event."""
+    usage: Body
+    message: Body
     if target == MESSAGES:
         usage = {"input_tokens": total - cached, "cache_read_input_tokens": cached}
         message = {"type": "message_start", "message": {"usage": usage}}

@@ -1,6 +1,7 @@
 import json
 from collections import Counter
 from itertools import groupby, pairwise
+from typing import Any
 
 from lib.sessions import PAUSE, TURNS, Call, calls, unlucky_calls
 from mitmproxy.http import Headers
@@ -21,7 +22,7 @@ def conversations() -> dict[tuple[str, str, bool], list[Call]]:
 
 
 def test_calls_show_whose_they_are() -> None:
-    users = {}
+    users: dict[Any, Any] = {}
     for call in FOUND:
         body = Body(call.body_for("gpt-6"))
         assert body.model == "gpt-6"

@@ -10,7 +10,7 @@ SIZE = 64
 
 
 def read(chunks: Iterable[bytes]) -> list[bytes]:
-    events = EventStream((b'"x"', b'"y"'), SIZE)
+    events = EventStream((b'"x"', b'"z"'), SIZE)
     return [data for chunk in chunks for data in events.feed(chunk)] + events.rest()
 
 
