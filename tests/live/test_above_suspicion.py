@@ -38,7 +38,8 @@ def flows(path: Path) -> list[http.HTTPFlow]:
 
 
 def assert_sound(proxy: Mitmdump) -> None:
-    assert not [line for line in proxy.lines if "Addon error" in line or "Traceback" in line]
+    # A traceback alone may be mitmproxy's own: 11 has one if it ends while a client is there.
+    assert not [line for line in proxy.lines if "Addon error" in line or "/prompt_cache_" in line]
 
 
 # --- rejections ---------------------------------------------------------------------------------
