@@ -16,7 +16,7 @@ from prompt_cache_key.exchange import Exchange
 from prompt_cache_key.request.body import MEMBER_SIZE
 from prompt_cache_key.request.stream import MAX_HELD, HeldRequest
 from prompt_cache_key.response.tap import ResponseTap
-from prompt_cache_key.state import State
+from prompt_cache_key.state import State, is_open
 
 
 class Wire:
@@ -63,11 +63,14 @@ class Wire:
             or "content-encoding" in request.headers
         ):
             return
-        request.stream = HeldRequest(
-            lambda whole: _at_once(self.give_key(flow, whole, wait=False)), length
-        )
+        request.stream = HeldRequest(lambda whole: self._edit(flow, whole), length)
         if length:
             request.headers["content-length"] = str(length + MEMBER_SIZE)
+
+    def _edit(self, flow: http.HTTPFlow, whole: bytes) -> bytes:
+        if not is_open(flow):
+            return whole  # answered before it was whole
+        return _at_once(self.give_key(flow, whole, wait=False))
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Let the events of a keyed request's response pass as they come."""

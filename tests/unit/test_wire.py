@@ -103,6 +103,18 @@ def test_streamed_request_never_waits(context: Context) -> None:
     assert flow.request.stream.problem == "it is streamed, and would have to wait"
 
 
+def test_streamed_request_that_is_answered_before_it_is_whole(context: Context, log: Log) -> None:
+    flow = context.flow()
+    flow.request.stream = True
+    context.addon.wire.requestheaders(flow)
+    assert isinstance(held := flow.request.stream, HeldRequest)
+    context.answer(flow, status=413)
+    assert held(BODY) == [BODY + SPACE]
+    asyncio.run(context.addon.request(flow))
+    assert not flow.metadata
+    assert not log()
+
+
 def test_headers_of_a_streamed_request_have_gone_without_the_key(
     context: Context, log: Log
 ) -> None:
