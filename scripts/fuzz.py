@@ -193,7 +193,7 @@ def check_body(raw: bytes, _: list[int]) -> None:
         expect(is_same(value.get(NAME, ""), "" if own is ABSENT else own))
 
 
-def check_key(raw: bytes, _: list[int]) -> None:
+def check_key(raw: bytes, _cuts: list[int]) -> None:
     """Expect that the key alone is new."""
     value = parsed(raw)
     try:

@@ -189,14 +189,15 @@ def captures(home: Path) -> Iterator[tuple[str, str]]:
         yield "The Prompt view", terminal.show(46, "read from the cache", "Enter")
 
 
-def write(heading: str, shown: str) -> None:
-    """Replace the capture under a heading of the document."""
-    text = CAPTURES.read_text("utf-8")
-    block = re.compile(rf"(?<=\n## {heading}\n)(.*?```text\n).*?\n(?=```)", re.DOTALL)
-    text, count = block.subn(lambda found: f"{found[1]}{shown}\n", text, count=1)
+def replaced(text: str, heading: str, shown: str) -> str:
+    """Return a document with another capture under a heading."""
+    block = re.compile(
+        rf"(\n## {re.escape(heading)}\n(?:(?!\n## ).)*?```text\n).*?(?=```)", re.DOTALL
+    )
+    made, count = block.subn(lambda found: f"{found[1]}{shown}\n", text, count=1)
     if not count:
-        raise PicturesError(f"no capture under {heading!r} in {CAPTURES.relative_to(ROOT)}")
-    CAPTURES.write_text(text, "utf-8")
+        raise PicturesError(f"the document has no capture under {heading!r}")
+    return made
 
 
 def main() -> None:
@@ -209,8 +210,8 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             browse(Path(folder))
-            for heading, shown in captures(Path(folder)):
-                write(heading, shown)
+            for capture in captures(Path(folder)):
+                CAPTURES.write_text(replaced(CAPTURES.read_text("utf-8"), *capture), "utf-8")
     except (
         PicturesError,
         demo.DemoError,

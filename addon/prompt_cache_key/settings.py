@@ -2,6 +2,8 @@
 
 import difflib
 import logging
+import math
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import cast
@@ -26,6 +28,7 @@ class Settings:
 
     def __init__(self, state: State) -> None:
         self.state = state
+        self._heard = _Heard(state.clock)
 
     def load(self, loader: Loader) -> None:
         """Register the options, and judge the values that were set before they were known."""
@@ -67,7 +70,7 @@ class Settings:
         self.state.store.connect()
         for handler in logging.getLogger().handlers:
             if isinstance(handler, getattr(mitmproxy.log, "LegacyLogEvents", ())):
-                handler.addFilter(_is_heard)
+                handler.addFilter(self._heard)
         settings = asdict(self.state.options)
         del settings["filter"]
         settings["headers"] = ",".join(settings["headers"])
@@ -115,13 +118,26 @@ def _read() -> tuple[Options, flowfilter.TFilter]:
         raise exceptions.OptionsError(f"{PREFIX}filter: it is no filter, or too deep") from None
 
 
-def _is_heard(record: logging.LogRecord) -> bool:
-    """Whether a line has to become an `add_log` event, deprecated since mitmproxy 9.
+class _Heard:
+    """Lets those of our lines become `add_log` events that an addon listens to.
 
-    The event goes through all addons, which costs more than all else about a line of ours.
+    The events are deprecated since mitmproxy 9, and go through all addons, which costs as much as
+    all else about a line. Whether anyone listens is looked up once a second.
     """
-    addons = traverse(ctx.master.addons.chain)
-    return record.name != LOGGER or any(hasattr(addon, "add_log") for addon in addons)
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until = -math.inf
+        self._is_heard = True
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        if record.name != LOGGER:
+            return True
+        if (now := self._clock()) >= self._until:
+            self._until = now + 1
+            addons = traverse(ctx.master.addons.chain)
+            self._is_heard = any(hasattr(addon, "add_log") for addon in addons)
+        return self._is_heard
 
 
 def _listeners() -> list[tuple[tuple[str, int], str]]:
@@ -143,6 +159,6 @@ def _here(path: str) -> tuple[str, str]:
         return path and url + path, f"ANTHROPIC_BASE_URL={url} claude"
     page = path and f"http://{NAME}{path}"
     if mode == "socks5":
-        return page, "nowhere, it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"
+        return page, "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"
     # Without a base URL it talks to api.anthropic.com, which gets no key.
     return page, f"{gateway} HTTPS_PROXY={url} HTTP_PROXY={url} {trust} claude"

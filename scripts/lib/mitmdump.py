@@ -15,6 +15,7 @@ from lib import ADDON, LOOPBACK, TIMEOUT
 
 # Log lines get their level, as `WARN [prompt-cache] …`: mitmdump shows it by colour alone.
 _SCRIPT = """
+import gc
 import logging
 from mitmproxy import ctx
 
@@ -23,6 +24,9 @@ def with_level(record):
     return True
 
 logging.getLogger("prompt_cache_key").addFilter(with_level)
+
+# What mitmproxy has loaded need not be searched for garbage: without that it ends much faster.
+gc.freeze()
 
 def running():
     servers = ctx.master.addons.get("proxyserver").servers

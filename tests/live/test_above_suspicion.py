@@ -332,21 +332,24 @@ def test_scripts_before_and_after(tmp_path: Path) -> None:
 # --- usage --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
-@pytest.mark.parametrize("is_stream", [True, False])
-def test_usage_in_a_coded_response(coding: str, is_stream: bool) -> None:
+def test_usage_in_coded_responses() -> None:
     usage = b'{"usage":{"prompt_tokens":2048,"prompt_tokens_details":{"cached_tokens":1920}}}'
-    coded = encode(b"data: %b\n\n" % usage if is_stream else usage, coding)
-    kind = "text/event-stream" if is_stream else "application/json"
-    headers = [("content-type", kind), ("content-encoding", coding)]
-    reply = Reply(headers=headers, body=[coded[:20], coded[20:]])
+    replies = []
+    for coding, is_stream in product(("gzip", "deflate", "br", "zstd"), (True, False)):
+        kind = "text/event-stream" if is_stream else "application/json"
+        headers = [("content-type", kind), ("content-encoding", coding)]
+        coded = encode(b"data: %b\n\n" % usage if is_stream else usage, coding)
+        replies.append(Reply(headers=headers, body=[coded[:20], coded[20:]]))
+    left = iter(replies)
     with (
-        Server(lambda _: reply) as upstream,
+        Server(lambda _: next(left)) as upstream,
         Mitmdump(f"reverse:{upstream.url}") as proxy,
         Client(proxy.port) as client,
     ):
-        assert client.send("POST", MESSAGES, body=request_body("s")).body == coded
-        proxy.find(r"usage .* input=2048 cached=1920 hit=94%$")
+        for reply in replies:
+            answer = client.send("POST", MESSAGES, body=request_body("s"))
+            assert answer.body == b"".join(reply.body)
+        proxy.find_all(r"usage .* input=2048 cached=1920 hit=94%$", len(replies))
 
 
 # --- words of others ----------------------------------------------------------------------------

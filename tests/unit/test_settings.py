@@ -184,6 +184,7 @@ def test_deprecated_event_of_a_line_only_for_who_listens(context: Context) -> No
     )
     assert (is_heard(ours), is_heard(other)) == (False, True)
     context.master.addons.add(SimpleNamespace(name="listener", add_log=print))
+    context.now += 1
     assert (is_heard(ours), is_heard(other)) == (True, True)
 
 

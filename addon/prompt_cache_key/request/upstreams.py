@@ -58,7 +58,7 @@ def upstream_of(host: str, path: str, model: str, asked_for: str = "") -> Upstre
     The path may have a query, a host a dot or a port at its end. Where nothing is known of the host
     that is connected to, the one that is `asked_for` counts, as behind a tunnel.
     """
-    for each in (host, asked_for):
+    for each in (host, asked_for) if asked_for not in ("", host) else (host,):
         for row in _rows_at(each):
             if re.search(row.path, path) and (not row.model or row.model(model)):
                 return row

@@ -54,7 +54,9 @@ class LivePage:
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Answer a request for the page, before anything else looks at it."""
-        request, client = flow.request, flow.client_conn
+        request, client, path = flow.request, flow.client_conn, self.path()
+        if request.path != "/" and not request.path.startswith(path or "?"):
+            return
         ask = Ask(
             request.method,
             self._hosts.get(client, request.host_header or ""),
@@ -65,7 +67,7 @@ class LivePage:
         )
         has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
         is_other = not flow.live or flow.response or has_body or _end(client.peername) in self._own
-        if is_other or not is_ours(ask, self.path()):
+        if is_other or not is_ours(ask, path):
             return
         self._clear()
         self._answered.append(flow)
