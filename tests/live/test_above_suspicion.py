@@ -348,7 +348,7 @@ def test_usage_in_coded_responses() -> None:
     ):
         for reply in replies:
             answer = client.send("POST", MESSAGES, body=request_body("s"))
-            assert answer.body == b"".join(reply.body)
+            assert answer.body == b"".join(reply.pieces("POST"))
         proxy.find_all(r"usage .* input=2048 cached=1920 hit=94%$", len(replies))
 
 
