@@ -56,8 +56,8 @@ ATTRIBUTION = [
         ),
         (BEFORE, sent(1, used(0), b"?"), "the prompts could not be compared; ", ""),
         (
-            sent(0, used(0), system=ATTRIBUTION[0]),
-            sent(1, used(0), system=ATTRIBUTION[1]),
+            sent(0, used(0), system=ATTRIBUTION[0], tools=[]),
+            sent(1, used(0), system=ATTRIBUTION[1], tools=[]),
             "lost 9000 of 9000: attribution block changed, at system[0].text, character ",
             "CLAUDE_CODE_ATTRIBUTION_HEADER=0",
         ),
