@@ -49,6 +49,7 @@ class Clock:
         flow.request.timestamp_start = flow.request.timestamp_end = self.now
 
     def response(self, flow):
+        del flow.request.headers["{TIME_HEADER}"]
         flow.response.timestamp_start = flow.response.timestamp_end = self.now + 1
 
 clock = Clock()
@@ -139,13 +140,19 @@ def run(
             for call, model in turns:
                 if stopping.is_set():
                     break
-                name = model + SMALL * call.is_for_small_model
-                if call.finds_cache_lost:
-                    stand_in.caches[name].clear()
-                send(client, call, name, start + call.at)
+                name = play_call(client, stand_in, call, model, start)
                 (request,) = server.take()
                 seen.append(Seen(name, call.user, call.session, request.key))
     return Pass(proxy.lines, stand_in.counts, seen)
+
+
+def play_call(client: Client, stand_in: StandIn, call: Call, model: str, start: float) -> str:
+    """Send a call to a model, or to its small sister, and return which; `start` as for `run`."""
+    name = model + SMALL * call.is_for_small_model
+    if call.finds_cache_lost:
+        stand_in.caches[name].clear()
+    send(client, call, name, start + call.at)
+    return name
 
 
 def send(client: Client, call: Call, model: str, at: float) -> None:
