@@ -232,8 +232,8 @@ def show(played: Played, minutes: int) -> None:
         "documentation. Before GPT-5.6, key and first 256 tokens lead to a machine, which takes 15",
         "requests a minute; what is more goes elsewhere. Since GPT-5.6 routing is automatic, and a",
         "key only separates. Both: from 1,024 tokens, in steps of 128, for 30 minutes.",
-        f"Played: {len(sessions)} recorded Claude Code sessions of {len(users)} users, as a",
-        f"translator sends them, for {minutes} virtual minutes, to a model of each kind.",
+        f"Played: {len(sessions)} sessions of {len(users)} users, grown from recorded Claude Code",
+        f"traffic, as a translator sends them: {minutes} virtual minutes to a model of each kind.",
         sep="\n",
     )
     print("", *table(played), "* what prompt_cache_scope=auto, the default, chooses", "", sep="\n")
