@@ -49,6 +49,7 @@ class Clock:
         flow.request.timestamp_start = flow.request.timestamp_end = self.now
 
     def response(self, flow):
+        del flow.request.headers["{TIME_HEADER}"]
         flow.response.timestamp_start = flow.response.timestamp_end = self.now + 1
 
 clock = Clock()
@@ -139,13 +140,19 @@ def run(
             for call, model in turns:
                 if stopping.is_set():
                     break
-                name = model + SMALL * call.is_for_small_model
-                if call.finds_cache_lost:
-                    stand_in.caches[name].clear()
-                send(client, call, name, start + call.at)
+                name = play_call(client, stand_in, call, model, start)
                 (request,) = server.take()
                 seen.append(Seen(name, call.user, call.session, request.key))
     return Pass(proxy.lines, stand_in.counts, seen)
+
+
+def play_call(client: Client, stand_in: StandIn, call: Call, model: str, start: float) -> str:
+    """Send a call to a model, or to its small sister, and return which; `start` as for `run`."""
+    name = model + SMALL * call.is_for_small_model
+    if call.finds_cache_lost:
+        stand_in.caches[name].clear()
+    send(client, call, name, start + call.at)
+    return name
 
 
 def send(client: Client, call: Call, model: str, at: float) -> None:
@@ -225,8 +232,8 @@ def show(played: Played, minutes: int) -> None:
         "documentation. Before GPT-5.6, key and first 256 tokens lead to a machine, which takes 15",
         "requests a minute; what is more goes elsewhere. Since GPT-5.6 routing is automatic, and a",
         "key only separates. Both: from 1,024 tokens, in steps of 128, for 30 minutes.",
-        f"Played: {len(sessions)} recorded Claude Code sessions of {len(users)} users, as a",
-        f"translator sends them, for {minutes} virtual minutes, to a model of each kind.",
+        f"Played: {len(sessions)} sessions of {len(users)} users, grown from recorded Claude Code",
+        f"traffic, as a translator sends them: {minutes} virtual minutes to a model of each kind.",
         sep="\n",
     )
     print("", *table(played), "* what prompt_cache_scope=auto, the default, chooses", "", sep="\n")

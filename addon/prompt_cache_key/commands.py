@@ -60,7 +60,7 @@ class Commands:
         if not earlier:
             raise exceptions.CommandError("no earlier request of this session, agent and model")
         line, details = explain(earlier, this.sent, this.upstream.keep, this.diagnosis)
-        _answer(f"explain {pairs(session=this.session)}: {line}")
+        _answer(f"explain: {line}; {pairs(session=this.session)}")
         if line not in flow.comment:
             flow.comment = "\n".join(filter(None, (flow.comment, line, details)))
 

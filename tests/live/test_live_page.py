@@ -1,9 +1,13 @@
 """The live page of a real mitmdump: who gets it, in each mode, and that nothing goes upstream."""
 
 import json
+import socket
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 
 import pytest
+from lib import LOOPBACK, TIMEOUT
 from lib.client import Client, request_body
 from lib.messages import Answer, Reply, Request
 from lib.mitmdump import Mitmdump
@@ -77,6 +81,31 @@ def test_all_else_goes_on(
     answer = ask(mitmdump.port, target, method, **headers)
     assert SESSION.encode() not in answer.body
     assert [request.target for request in server.take()] == [target]
+
+
+@pytest.fixture
+def elsewhere() -> str:
+    """Return an address of this machine that is not the listener's, as another machine's is not."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no other address")
+        address: str = probe.getsockname()[0]
+        return address
+
+
+@pytest.mark.parametrize("target", [PAGE, "http://127.1:{port}/prompt-cache"])
+@pytest.mark.parametrize("listener", [0, 1])
+def test_not_from_elsewhere(
+    mitmdump: Mitmdump, server: Server, elsewhere: str, listener: int, target: str
+) -> None:
+    port = mitmdump.ports[listener]
+    headers = {"host": f"127.0.0.1:{port}"}
+    with closing(HTTPConnection(LOOPBACK, port, TIMEOUT, (elsewhere, 0))) as client:
+        client.request("GET", target.format(port=port), headers=headers)
+        assert SESSION.encode() not in client.getresponse().read()
+    assert len(server.take()) == (listener == 0)
 
 
 def test_a_connection_keeps_the_name_it_began_with(mitmdump: Mitmdump, server: Server) -> None:

@@ -8,13 +8,14 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import ctx, http
 
-from prompt_cache_key.show.live import Ask, answer, host_of, is_ours
+from prompt_cache_key.show.live import Ask, address_of, answer, host_of, is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mitmproxy.connection import Client
+    from mitmproxy.connection import Address, Client
     from mitmproxy.proxy.layer import NextLayer
+    from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
     from prompt_cache_key.show.live import Recent
 
@@ -29,6 +30,18 @@ class LivePage:
         self.recent = recent
         self._hosts: WeakKeyDictionary[Client, str] = WeakKeyDictionary()
         self._answered: list[http.HTTPFlow] = []
+        self._own: set[object] = set()
+
+    def server_connected(self, data: ServerConnectionHookData) -> None:
+        """Note where the proxy itself connects from.
+
+        Whoever has the proxy ask one of its own listeners would else seem to be on this machine.
+        """
+        self._own.add(_end(data.server.sockname))
+
+    def server_disconnected(self, data: ServerConnectionHookData) -> None:
+        """Forget it."""
+        self._own.discard(_end(data.server.sockname))
 
     def next_layer(self, data: NextLayer) -> None:
         """Look for the Host header, which mitmproxy replaces in reverse mode before any hook.
@@ -53,7 +66,8 @@ class LivePage:
             *(client.sockname or ("", 0))[:2],
         )
         has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
-        if not flow.live or flow.response or has_body or not is_ours(ask, path):
+        is_other = not flow.live or flow.response or has_body or _end(client.peername) in self._own
+        if is_other or not is_ours(ask, path):
             return
         self._clear()
         self._answered.append(flow)
@@ -68,3 +82,8 @@ class LivePage:
         if _REMOVE in ctx.master.commands.commands:
             for flow in over:
                 ctx.master.commands.call(_REMOVE, [flow])
+
+
+def _end(address: Address | None) -> object:
+    """Return an end of a connection so that both of its sides write it alike."""
+    return address and (address_of(address[0]), address[1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict, deque
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs
 
@@ -111,12 +111,17 @@ def is_ours(ask: Ask, path: str) -> bool:
 
 def is_near(client: str, listener: str) -> bool:
     """Whether a client is on the listener's machine, as far as the addresses of both tell."""
+    address = address_of(client)
+    return address is not None and (address.is_loopback or client == listener)
+
+
+def address_of(name: str) -> IPv4Address | IPv6Address | None:
+    """Return an IP address, one of IPv4 as such however it is written; None if it is none."""
     try:
-        address = ip_address(client.partition("%")[0])
+        address = ip_address(name.partition("%")[0])
     except ValueError:
-        return False
-    address = getattr(address, "ipv4_mapped", None) or address
-    return address.is_loopback or client == listener
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def host_of(head: bytes) -> str:

@@ -2,9 +2,9 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from mitmproxy import http
+from mitmproxy import connection, http
 from mitmproxy.addons import view
-from mitmproxy.proxy import context, events, layer
+from mitmproxy.proxy import context, events, layer, server_hooks
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.test import taddons, tflow, tutils
 from prompt_cache_key.show.listener import LivePage
@@ -69,6 +69,17 @@ def test_other_flows(page: LivePage, other: str) -> None:
         flow.client_conn.peername = flow.client_conn.sockname = None  # type: ignore[assignment]
     response = ask(page, flow)
     assert not response or response.content == b"theirs"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1"])
+def test_it_is_not_for_those_who_ask_through_the_proxy(page: LivePage, address: str) -> None:
+    server = connection.Server(address=None)
+    server.sockname = (address, 50_000)
+    own = server_hooks.ServerConnectionHookData(server, tflow.tclient_conn())
+    page.server_connected(own)
+    assert not ask(page, flow_of())
+    page.server_disconnected(own)
+    assert ask(page, flow_of())
 
 
 @pytest.mark.parametrize(
