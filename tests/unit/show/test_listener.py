@@ -58,6 +58,13 @@ def test_a_request_with_a_body_is_not_for_the_page(page: LivePage, headers: dict
     assert not ask(page, flow_of(**headers))
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/prompt-caches", "http://a.test/prompt-cache"])
+def test_other_paths(page: LivePage, path: str) -> None:
+    flow = flow_of()
+    flow.request.path = path
+    assert not ask(page, flow)
+
+
 @pytest.mark.parametrize("other", ["is over", "is replayed", "comes from nowhere"])
 def test_other_flows(page: LivePage, other: str) -> None:
     flow = flow_of()
