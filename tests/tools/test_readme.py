@@ -28,6 +28,5 @@ def test_every_command_is_named() -> None:
     names = sorted(filter(None, commands))
     assert names == [f"promptcache.{name}" for name in ("explain", "forget", "report", "sessions")]
     assert all(f"`{name}" in README for name in names)
-    assert all(
-        re.fullmatch("[a-z.]+", name) for name in names
-    )  # the route of mitmweb takes no other
+    # The route of mitmweb takes no other names.
+    assert all(re.fullmatch("[a-z.]+", name) for name in names)
