@@ -23,6 +23,10 @@ MAX_LENGTH = 256
 """Characters of a key that goes into a header or into what is saved with a flow."""
 
 
+TURNS = 5
+"""Of the event loop that others get while a cause is looked for: a request takes some ten."""
+
+
 class Cause(NamedTuple):
     """The request that a translator's call is made for, and what is known of it with a key."""
 
@@ -86,7 +90,7 @@ class Injector:
 
         async def pause() -> None:
             known.update(exchanges)  # the cause may be answered meanwhile
-            if wait:
+            for _ in range(TURNS if wait else 0):
                 await sleep(0)
 
         # Of one session's requests it is soon found, among all others not.
