@@ -112,10 +112,9 @@ def _read() -> tuple[Options, flowfilter.TFilter]:
         raise exceptions.OptionsError(str(e)) from None
     try:
         return options, flowfilter.parse(options.filter)
-    except ValueError as e:
-        raise exceptions.OptionsError(f"{PREFIX}filter: {e}") from None
-    except (RecursionError, TypeError):
-        raise exceptions.OptionsError(f"{PREFIX}filter: it is no filter, or too deep") from None
+    except (ValueError, RecursionError, TypeError):
+        what = f"not a filter expression, or too deep: {text(options.filter)}"
+        raise exceptions.OptionsError(f"{PREFIX}filter: {what}") from None
 
 
 class _Heard:

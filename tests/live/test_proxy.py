@@ -425,7 +425,7 @@ def test_addon_that_listens_to_log_events(tmp_path: Path) -> None:
     ("name", "value", "reason"),
     [
         ("max_sessions", "abc", "not an integer: abc"),
-        ("filter", "(" * 3000 + "~all" + ")" * 3000, "it is no filter, or too deep"),
+        ("filter", "(" * 3000 + "~all" + ")" * 3000, "not a filter expression, or too deep"),
     ],
 )
 def test_bad_option_ends_the_start(name: str, value: str, reason: str) -> None:

@@ -27,8 +27,12 @@ def settings(context: Context) -> Settings:
     ("option", "value", "message"),
     [
         ("ttl", "soon", "ttl: 'soon' is not a time span such as 90s, 30m, 1h or 2d"),
-        ("filter", "~~", "filter: Invalid filter expression: '~~'"),
-        ("filter", "(" * 3000 + "~all" + ")" * 3000, "filter: it is no filter, or too deep"),
+        ("filter", "~~", "filter: not a filter expression, or too deep: ~~"),
+        (
+            "filter",
+            "(" * 3000 + "~all" + ")" * 3000,
+            rf'filter: not a filter expression, or too deep: "{"(" * 255}\u2026"',
+        ),
     ],
 )
 def test_bad_value_leaves_the_old_one(
