@@ -225,7 +225,7 @@ def check_strip(raw: bytes, _: list[int]) -> None:
 def check_speaker(raw: bytes, _: list[int]) -> None:
     """Expect that an id is whole, printable and not too long."""
     end = raw[-300:]
-    headers = Headers([(SESSION_HEADER.encode(), end), (AGENT_HEADER.encode(), end)])
+    headers = Headers([(SESSION_HEADER, end), (AGENT_HEADER, end)])
     with suppress(ValueError):
         body = Body(raw)
         for speaker in filter(None, (find(headers, body), find(Headers(), body))):

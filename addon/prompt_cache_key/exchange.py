@@ -25,13 +25,14 @@ class Endpoint(NamedTuple):
 class Exchange:
     """Who asks what for, with which key, and who looks at the response.
 
-    `begun` is in seconds of the addon's clock; `state` one of new, reused, kept, replaced; `scope`
-    who shares the key, and `name` what it is kept by, both empty for a client's own. `comment` is
-    the one that was given to the flow.
+    `address` is the URL without its query; `begun` is in seconds of the addon's clock; `state` one
+    of new, reused, kept, replaced; `scope` who shares the key, and `name` what it is kept by, both
+    empty for a client's own. `comment` is the one that was given to the flow.
     """
 
     speaker: Speaker
     endpoint: Endpoint
+    address: str
     begun: float
     upstream: Upstream = field(default_factory=Upstream)
     key: str = ""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from mitmproxy import http
 
 from prompt_cache_key.commands import Commands
+from prompt_cache_key.content import content, replace
 from prompt_cache_key.inject import Injector
 from prompt_cache_key.log import pairs
 from prompt_cache_key.outcome import Outcome
@@ -53,7 +54,7 @@ class PromptCacheKey:
 
     def is_ours(self, flow: http.HTTPFlow) -> bool:
         """Whether a request is live, unanswered and selected."""
-        return is_open(flow) and bool(self.state.matches(flow))
+        return is_open(flow) and self.state.destinations.selects(flow)
 
     async def request(self, flow: http.HTTPFlow) -> None:
         """Put the session's key into a request that is ours to touch."""
@@ -63,14 +64,14 @@ class PromptCacheKey:
                 self.state.skip(flow, held.problem, logging.WARNING)
         elif self.is_ours(flow):
             try:
-                content = _content(flow.request)
-                edited = await self.injector.inject(flow, content)
-                if edited is not content:
-                    flow.request.content = edited
+                body = content(flow.request)
+                edited = await self.injector.inject(flow, body)
+                if edited is not body:
+                    replace(flow.request, edited)
             except ValueError as e:
                 self.state.skip(flow, str(e), logging.WARNING)
         elif is_open(flow):
-            host = flow.request.pretty_host
+            host = self.state.destinations.of(flow).host
             rejects = upstream_of(host, "", "").rejects
             where = f"to a host that rejects the field ({pairs(host=host)})"
             self.state.skip(flow, where if rejects else "left out by prompt_cache_filter")
@@ -93,13 +94,3 @@ class PromptCacheKey:
     async def error(self, flow: http.HTTPFlow) -> None:
         """Do the same with what was seen before one side broke off."""
         await self.response(flow)
-
-
-def _content(request: http.Request) -> bytes:
-    """Return the decoded body; ValueError if there is none to work on."""
-    if request.stream or request.raw_content is None:
-        raise ValueError("it is streamed (stream_large_bodies) in a way that has no room for a key")
-    try:
-        return request.get_content() or b""
-    except ValueError:
-        raise ValueError("its content-encoding is unknown, or the body is corrupt") from None

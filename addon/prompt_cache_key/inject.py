@@ -6,6 +6,7 @@ from typing import NamedTuple, cast
 
 from mitmproxy import http
 
+from prompt_cache_key.content import sent_content
 from prompt_cache_key.exchange import Endpoint, Exchange
 from prompt_cache_key.log import log, pairs
 from prompt_cache_key.options import AUTO
@@ -17,7 +18,6 @@ from prompt_cache_key.request.stream import HeldRequest
 from prompt_cache_key.request.strip import strip
 from prompt_cache_key.request.upstreams import DEFAULT_FILTER, Upstream, upstream_of
 from prompt_cache_key.state import State, is_open
-from prompt_cache_key.wire import sent_content
 
 MAX_LENGTH = 256
 """Characters of a key that goes into a header or into what is saved with a flow."""
@@ -54,8 +54,10 @@ class Injector:
             return raw
         if (stripped := strip(raw, state.options.strip)) is not raw:
             body = Body(stripped)
-        ask = Exchange(speaker, _endpoint(flow, body.model), state.clock())
-        ask.upstream = self._upstream(flow, ask.endpoint)
+        to = state.destinations.of(flow)
+        endpoint = Endpoint(f"{to.host}:{flow.request.port}", to.path, body.model)
+        ask = Exchange(speaker, endpoint, to.address, state.clock())
+        ask.upstream = self._upstream(flow, endpoint, to.host)
         if body.has_key and not (state.options.overwrite or is_raw_user_id(body.own_key)):
             ask.state, edited = "kept", body.raw
             ask.key = body.own_key if isinstance(body.own_key, str) else ""
@@ -104,10 +106,10 @@ class Injector:
             raise ValueError("it shows no session, and its own key is a user id, a bad key")
         return speaker, None
 
-    def _upstream(self, flow: http.HTTPFlow, endpoint: Endpoint) -> Upstream:
+    def _upstream(self, flow: http.HTTPFlow, endpoint: Endpoint, asked_for: str) -> Upstream:
         """Return what is known of where a request goes; ValueError if that rejects the field."""
         request = flow.request
-        upstream = upstream_of(request.host, request.path, endpoint.model, request.pretty_host)
+        upstream = upstream_of(request.host, request.path, endpoint.model, asked_for)
         is_known = upstream.rejects and self.state.options.filter == DEFAULT_FILTER
         if is_known or (NAME, endpoint) in self.state.refused:
             raise ValueError("the upstream rejects the field")
@@ -167,11 +169,6 @@ class Injector:
             self.state.once(logging.WARNING, flow, f"no {', '.join(names)}: {what}")
             return []
         return names
-
-
-def _endpoint(flow: http.HTTPFlow, model: str) -> Endpoint:
-    host = f"{flow.request.pretty_host}:{flow.request.port}"
-    return Endpoint(host, flow.request.path.partition("?")[0], model)
 
 
 def _address(flow: http.HTTPFlow) -> tuple[str]:

@@ -7,6 +7,7 @@ from functools import partial
 
 from mitmproxy import http
 
+from prompt_cache_key.content import sent_content
 from prompt_cache_key.exchange import Exchange, thousands
 from prompt_cache_key.judge.totals import COLLAPSED, percent
 from prompt_cache_key.judge.verdict import Sent, Verdict
@@ -16,8 +17,7 @@ from prompt_cache_key.request.body import NAME
 from prompt_cache_key.response.refusal import refusal
 from prompt_cache_key.response.usage import Usage
 from prompt_cache_key.show.facts import RequestFacts
-from prompt_cache_key.state import State, address
-from prompt_cache_key.wire import sent_content
+from prompt_cache_key.state import State
 
 MARKER = ":red_circle:"
 """One of mitmproxy's emoji names, of a flow that lost tokens."""
@@ -129,7 +129,7 @@ class Outcome:
     ) -> None:
         """Send no more of a field to an endpoint that has rejected a request because of it."""
         content = response.get_content(strict=False) or b""
-        where = address(flow.request)
+        where = exchange.address
         for field in FIELDS:
             if form := refusal(response.status_code, content, field):
                 self.state.refused.add((field, exchange.endpoint))
@@ -149,7 +149,7 @@ def _facts(
         time=flow.request.timestamp_start,
         agent=exchange.speaker.agent,
         model=exchange.endpoint.model,
-        endpoint=address(flow.request),
+        endpoint=exchange.address,
         key=exchange.key,
         usage=usage,
         is_first=exchange.count.row.requests == 1,

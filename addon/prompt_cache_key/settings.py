@@ -13,7 +13,8 @@ from mitmproxy import ctx, exceptions, flowfilter
 from mitmproxy.addonmanager import Loader, traverse
 from mitmproxy.utils import human
 
-from prompt_cache_key.log import LOGGER, log, pairs, text
+from prompt_cache_key.destination import Destinations
+from prompt_cache_key.log import LOGGER, flush, log, pairs, text
 from prompt_cache_key.options import PREFIX, Options, seconds
 from prompt_cache_key.request.keys import derived_key, random_key
 from prompt_cache_key.request.redis_store import RedisStore, without_secrets
@@ -52,7 +53,8 @@ class Settings:
         if not any(name.startswith(PREFIX) for name in updated):
             return
         state, (new, matches) = self.state, _read()
-        old, state.options, state.matches = state.options, new, matches
+        old, state.options = state.options, new
+        state.destinations = Destinations(matches)
         state.totals.max_sessions = new.max_sessions
         keys = state.keys
         keys.ttl, keys.sliding, keys.max_sessions = seconds(new.ttl), new.sliding, new.max_sessions
@@ -93,6 +95,7 @@ class Settings:
 
     def done(self) -> None:
         """Sum up what the sessions got from the cache, or why no request got a key."""
+        flush()
         totals, skipped = self.state.totals, self.state.skipped
         if totals.all.requests:
             for line in totals.summary():

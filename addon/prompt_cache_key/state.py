@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import flowfilter, http
 
+from prompt_cache_key.destination import Destinations
 from prompt_cache_key.exchange import Endpoint, Exchange
 from prompt_cache_key.judge.history import History
 from prompt_cache_key.judge.totals import Totals
@@ -43,13 +44,13 @@ class State:
 
     def __post_init__(self) -> None:
         self.store: Store = self.keys
-        self.matches = flowfilter.parse(self.options.filter)
+        self.destinations = Destinations(flowfilter.parse(self.options.filter))
 
     def once(self, level: int, flow: http.HTTPFlow, cause: str, before: str = "") -> None:
         """Log what happened to a flow, with words before its URL, unless it happened before."""
         if cause not in self._told and len(self._told) < MAX_TOLD:
             self._told.add(cause)
-            where = text(address(flow.request))
+            where = text(self.destinations.of(flow).address)
             log(level, f"{before}{where}, {cause}", flow.client_conn.peername)
 
     def skip(self, flow: http.HTTPFlow, reason: str, level: int = logging.DEBUG) -> None:
@@ -62,12 +63,8 @@ class State:
         if level > logging.DEBUG:
             self.once(level, flow, f"it goes on unchanged: {reason}", f"{what} ")
         else:
-            log(level, f"{what} {text(address(flow.request))}: {reason}", flow.client_conn.peername)
-
-
-def address(request: http.Request) -> str:
-    """Return the URL without its query, which may hold a credential."""
-    return request.pretty_url.partition("?")[0]
+            where = text(self.destinations.of(flow).address)
+            log(level, f"{what} {where}: {reason}", flow.client_conn.peername)
 
 
 def is_open(flow: http.HTTPFlow) -> bool:

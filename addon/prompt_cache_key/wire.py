@@ -107,14 +107,6 @@ class Wire:
             )
 
 
-def sent_content(flow: http.HTTPFlow) -> bytes:
-    """Return a request's body; b"" if it is not known, or not yet."""
-    held = flow.request.stream
-    if isinstance(held, HeldRequest):
-        return held.content
-    return flow.request.get_content(strict=False) or b""
-
-
 def _at_once(edit: Coroutine[Any, Any, bytes]) -> bytes:
     """Return what a coroutine returns that never waits; ValueError if it does."""
     try:

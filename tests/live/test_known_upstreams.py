@@ -172,7 +172,8 @@ def count_keys(running: list[Mitmdump], server: Server, to: To) -> int:
     keys = []
     for each in running:
         keys.append([ask(each.port, server, to, *speaker).key for speaker in speakers])
-        mappings = each.find_all(f"key=.* model={re.escape(to[2])} ", 4)[-4:]
+        sessions = "|".join(session for session, _ in speakers)
+        mappings = each.find_all(f"key=.* session=({sessions}) .* source=", 4)
         assert {"scope=user" in line.string for line in mappings} == {len({*keys[0]}) == BY_USER}
     assert all(of_one == keys[0] for of_one in keys)
     first_user, second_user = {*keys[0][:2]}, {*keys[0][2:]}

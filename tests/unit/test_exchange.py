@@ -8,7 +8,7 @@ KEY = "9a5f01e2-aaaa-4bbb-8ccc-dddddddddddd"
 
 
 def exchange(session: str = "s", agent: str = "main", model: str = "m") -> Exchange:
-    return Exchange(Speaker(session, agent, "header"), Endpoint("h", "/v1", model), 0, key=KEY)
+    return Exchange(Speaker(session, agent, "header"), Endpoint("h", "/v1", model), "", 0, key=KEY)
 
 
 @pytest.mark.parametrize(

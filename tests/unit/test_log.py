@@ -1,12 +1,14 @@
+import asyncio
 import json
 import logging
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mitmproxy.log import MitmFormatter
-from prompt_cache_key.log import log, pairs, text
+from prompt_cache_key.log import DELAY, log, pairs, text
 
 
 @pytest.mark.parametrize(
@@ -75,14 +77,47 @@ def test_a_machine_can_read_what_is_written(values: dict[str, str]) -> None:
 def test_log(
     caplog: pytest.LogCaptureFixture, level: int, client: tuple[str, int] | None, address: str
 ) -> None:
-    with caplog.at_level(logging.INFO, "prompt_cache_key"):
-        log(level, "100% %s", client)
+    caplog.set_level(logging.INFO, "prompt_cache_key")
+    log(level, "100% %s", client)
     [record] = caplog.records
     assert (record.name, record.levelno) == ("prompt_cache_key", level)
     line = MitmFormatter(colorize=False).format(record)
     assert line.partition("]")[2] == f"{address} [prompt-cache] 100% %s"
 
 
-def test_log_needs_no_client(caplog: pytest.LogCaptureFixture) -> None:
-    log(logging.WARNING, "x")
-    assert caplog.messages == ["[prompt-cache] x"]
+CLIENT = "127.0.0.1", 50123
+
+
+def test_a_line_about_a_client_waits_for_others(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        before = time.time()
+        for line in ("1", "2"):
+            log(logging.WARNING, line, CLIENT)
+        after = time.time()
+        assert not caplog.messages
+        await asyncio.sleep(DELAY)
+        log(logging.DEBUG, "not shown", CLIENT)
+        log(logging.WARNING, "3", CLIENT)
+        log(logging.WARNING, "4")
+        # It tells when it was logged, not when it was written.
+        assert all(before <= record.created <= after for record in caplog.records[:2])
+        assert [record.msecs // 1 for record in caplog.records] == [
+            record.created % 1 * 1000 // 1 for record in caplog.records
+        ]
+
+    caplog.set_level(logging.INFO, "prompt_cache_key")
+    asyncio.run(work())
+    assert caplog.messages == [f"[prompt-cache] {line}" for line in "1234"]
+
+
+def test_no_line_is_lost_with_its_event_loop(caplog: pytest.LogCaptureFixture) -> None:
+    async def begin() -> None:
+        log(logging.WARNING, "1", CLIENT)
+
+    async def go_on() -> None:
+        log(logging.WARNING, "2", CLIENT)
+        await asyncio.sleep(DELAY)
+
+    asyncio.run(begin())
+    asyncio.run(go_on())
+    assert caplog.messages == ["[prompt-cache] 1", "[prompt-cache] 2"]

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import Callable
 
@@ -128,8 +129,9 @@ def test_refusal(context: Context, log: Log, status: int) -> None:
 
 @pytest.mark.parametrize("path", ["\x9b31m", "x" * 30_000])
 def test_refusal_at_a_url_that_is_not_plain(context: Context, log: Log, path: str) -> None:
-    flow = context.send()
+    flow = context.flow()
     flow.request.path = f"/{path}/v1/messages"
+    asyncio.run(context.addon.request(flow))
     context.answer(flow, PYDANTIC, 400)
     (line,) = of_level("WARNING", log())
     assert line.isascii()

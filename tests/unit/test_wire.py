@@ -4,9 +4,10 @@ from collections.abc import Callable
 import pytest
 from mitmproxy import http
 from mitmproxy.test import taddons
+from prompt_cache_key.content import sent_content
 from prompt_cache_key.request.body import MEMBER_SIZE
 from prompt_cache_key.request.stream import MAX_HELD, HeldRequest
-from prompt_cache_key.wire import Wire, sent_content
+from prompt_cache_key.wire import Wire
 from unit.context import BODY, EVENTS, HEADER, SESSION, URL, Context, key, usage
 
 Log = Callable[[], list[str]]

@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 from prompt_cache_key.request.body import Body
 
-SESSION_HEADER = "x-claude-code-session-id"
-AGENT_HEADER = "x-claude-code-agent-id"
+SESSION_HEADER = b"x-claude-code-session-id"
+AGENT_HEADER = b"x-claude-code-agent-id"
 MAIN = "main"
 UNKNOWN = "unknown"
 """The agent whose header is malformed."""
@@ -24,9 +24,10 @@ _RAW_USER_ID = re.compile(r"user_[a-f0-9]+_account_|user_[a-f0-9]{59}|\{")
 
 
 class Headers(Protocol):
-    """What is needed of mitmproxy's headers: all values of a name, in any case."""
+    """What is needed of mitmproxy's headers: names and values as they came."""
 
-    def get_all(self, name: str, /) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def fields(self) -> Iterable[tuple[bytes, bytes]]: ...  # noqa: D102
 
 
 class Speaker(NamedTuple):
@@ -104,8 +105,10 @@ def _agent(headers: Headers) -> str:
     return (_checked(value, ascii_only=True) or UNKNOWN) if value else MAIN
 
 
-def _first(headers: Headers, name: str) -> str:
-    return next(filter(None, map(str.strip, headers.get_all(name))), "")
+def _first(headers: Headers, name: bytes) -> str:
+    # mitmproxy's own look at a header takes four times as long.
+    values = (value.strip() for each, value in headers.fields if each.lower() == name)
+    return next(filter(None, values), b"").decode(errors="replace")
 
 
 def _checked(value: str, *, ascii_only: bool = False) -> str:

@@ -37,6 +37,7 @@ _WRITTEN = (
 )
 _PROMPT = ("prompt_tokens", "input_tokens", *_READ, *_WRITTEN)
 _OUTPUT = ("completion_tokens", "output_tokens")
+_COUNTED = frozenset((*_PROMPT, *_OUTPUT, "prompt_n"))
 
 # Chat Completions puts "usage": null into every chunk; without `include_usage` llama.cpp tells its
 # counts in the last chunk's `timings` alone.
@@ -171,9 +172,8 @@ def _counts(holder: dict[str, Any]) -> dict[str, int]:
     report, timings = (_object(holder.get(name)) for name in ("usage", "timings"))
     details = (_object(report.get(f"{name}_tokens_details")) for name in ("prompt", "input"))
     for part in (report, *details, timings):
-        for name in (*_PROMPT, *_OUTPUT, "prompt_n"):
-            count = part.get(name)
-            if type(count) is int and 0 <= count < _TOO_MANY:
+        for name, count in part.items():
+            if name in _COUNTED and type(count) is int and 0 <= count < _TOO_MANY:
                 counts[name] = max(count, counts.get(name, 0))
     computed = counts.pop("prompt_n", 0)
     if not report and computed:
