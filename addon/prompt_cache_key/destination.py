@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from mitmproxy import flowfilter, http
 
-MAX_KNOWN = 1000
+MAX_KNOWN = 100
 
 _ABOUT_DESTINATIONS = (flowfilter.FMethod, flowfilter.FUrl, flowfilter.FDomain)
 

@@ -115,7 +115,8 @@ def nearest(earlier: Iterable[Sent], sent: Sent) -> Match | None:
 
 def may_have_lost(earlier: Iterable[Sent], sent: Sent) -> bool:
     """Tell, from numbers alone, whether `judge` has to look at the bodies."""
-    return _is_lost(max((_most(each, sent) for each in earlier), default=0), sent)
+    most = sent.usage.input if sent.usage else 0
+    return _is_lost(most, sent) and _is_lost(max((_most(each, sent) for each in earlier), default=0), sent)
 
 
 def judge(
