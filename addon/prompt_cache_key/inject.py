@@ -149,7 +149,8 @@ class Injector:
             "claude_session": speaker.session,
             "claude_agent": speaker.agent,
         }
-        flow.request.headers.update(dict.fromkeys(self._header_names(flow, ask), ask.key))
+        for name in self._header_names(flow, ask):
+            flow.request.headers[name] = ask.key
         self.outcome.comment(flow, ask)
         who = pairs(key=ask.key, session=speaker.session, agent=speaker.agent)
         how = pairs(model=ask.endpoint.model, state=ask.state, source=speaker.source)

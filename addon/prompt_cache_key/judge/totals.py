@@ -108,7 +108,8 @@ class SessionTotal(Total):
         if usage.cached is None or usage.input < LARGE:
             return ""
         self.recent = [*self.recent[1 - RECENT :], (usage.cached, usage.input)]
-        self.has_hit |= len(self.recent) > 2 and _share(self.recent[-3:]) > 0.8  # noqa: PLR2004
+        if not self.has_hit:
+            self.has_hit = len(self.recent) > 2 and _share(self.recent[-3:]) > 0.8  # noqa: PLR2004
         are_enough = len(self.recent) == RECENT
         if are_enough and not self.cached and not self.is_told:
             self.is_told = True

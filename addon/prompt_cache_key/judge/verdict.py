@@ -115,8 +115,9 @@ def nearest(earlier: Iterable[Sent], sent: Sent) -> Match | None:
 
 def may_have_lost(earlier: Iterable[Sent], sent: Sent) -> bool:
     """Tell, from numbers alone, whether `judge` has to look at the bodies."""
-    most = sent.usage.input if sent.usage else 0
-    return _is_lost(most, sent) and _is_lost(max((_most(each, sent) for each in earlier), default=0), sent)
+    if not sent.usage or not _is_lost(sent.usage.input, sent):
+        return False
+    return _is_lost(max((_most(each, sent) for each in earlier), default=0), sent)
 
 
 def judge(
@@ -166,7 +167,7 @@ def _most(earlier: Sent, sent: Sent) -> int:
 
 
 def _is_lost(expected: int, sent: Sent) -> bool:
-    cached = _cached(sent)
+    cached = sent.usage.cached if sent.usage else None
     return cached is not None and _is_much(expected - cached, expected)
 
 

@@ -128,7 +128,7 @@ class UsageReader:
         if not _USAGE.search(data):
             return
         try:
-            message = json.loads(data.decode("utf-8-sig", "replace"))
+            message = json.loads(data.decode(errors="replace").removeprefix("\ufeff"))
         except (ValueError, RecursionError):
             return
         for holder in _holders(message):
