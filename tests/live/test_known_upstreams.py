@@ -1,7 +1,6 @@
 """Each known upstream gets what the table says, by its real name: through a regular proxy."""
 
 import json
-import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
