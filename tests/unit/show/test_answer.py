@@ -8,7 +8,6 @@ from prompt_cache_key.show.screen import COLUMNS
 JSON = "application/json; charset=utf-8"
 EVENTS = "text/event-stream"
 USAGE = {"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 64}}
-CALL = ["[tool_use Bash]", '{"command":"ls"}', ""]
 
 
 def draw(body: Any) -> list[str]:
@@ -20,58 +19,44 @@ def play(*events: Any) -> list[str]:
     return answer("".join(lines).encode() + b"data: [DONE]\n\n", EVENTS)
 
 
+def message(**members: Any) -> dict[str, Any]:
+    return {"choices": [{"message": members}]}
+
+
 @pytest.mark.parametrize(
     "body",
     [
         {"content": [{"type": "text", "text": "Hello"}]},
-        {"choices": [{"message": {"content": "Hello"}}]},
+        message(content="Hello"),
         {"output": [{"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}]},
     ],
 )
 def test_a_text(body: dict[str, Any]) -> None:
-    assert draw(body | {"usage": USAGE}) == [
-        "usage input=100 cached=64 hit=64%",
-        "",
-        "Hello",
-        "",
-    ]
+    assert draw(body | {"usage": USAGE}) == ["usage input=100 cached=64 hit=64%", "", "Hello", ""]
     assert draw(body)[0] == "usage: none was reported"
+
+
+BLOCKS = [
+    {"type": "thinking", "thinking": "hm"},
+    {"type": "tool_use", "name": "Bash", "input": {"command": "ls"}},
+]
+ITEMS = [
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
+    {"type": "function_call", "name": "Bash", "arguments": "{}"},
+]
+CALLS = [{"function": {"name": "Bash", "arguments": "{}"}}]
 
 
 @pytest.mark.parametrize(
     ("body", "lines"),
     [
+        ({"content": BLOCKS}, ["[thinking]", "hm", "", "[tool_use Bash]", '{"command":"ls"}', ""]),
         (
-            {
-                "content": [
-                    {"type": "thinking", "thinking": "hm"},
-                    {"type": "tool_use", "name": "Bash", "input": {"command": "ls"}},
-                ]
-            },
-            ["[thinking]", "hm", "", *CALL],
-        ),
-        (
-            {
-                "choices": [
-                    {
-                        "message": {
-                            "reasoning_content": "hm",
-                            "content": None,
-                            "tool_calls": [{"function": {"name": "Bash", "arguments": "{}"}}],
-                        }
-                    }
-                ]
-            },
+            message(reasoning_content="hm", content=None, tool_calls=CALLS),
             ["[thinking]", "hm", "", "[tool_call Bash]", "{}", ""],
         ),
         (
-            {
-                "output": [
-                    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
-                    {"type": "function_call", "name": "Bash", "arguments": "{}"},
-                ],
-                "error": None,
-            },
+            {"output": ITEMS, "error": None},
             ["[reasoning]", "hm", "", "[function_call Bash]", "{}", ""],
         ),
         ({"error": {"message": "no"}}, ["[error]", '{"message":"no"}', ""]),
@@ -88,27 +73,32 @@ def delta(**members: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": members}]}
 
 
+def block(index: int, **members: Any) -> dict[str, Any]:
+    kind = "start" if "content_block" in members else "delta"
+    return {"type": f"content_block_{kind}", "index": index} | members
+
+
+def output(kind: str, **members: Any) -> dict[str, Any]:
+    return {"type": f"response.{kind}", "output_index": 0} | members
+
+
 @pytest.mark.parametrize(
     "events",
     [
         (
             {"type": "message_start", "message": {"usage": {"input_tokens": 100}}},
-            {"type": "content_block_start", "index": 0, "content_block": {"type": "text"}},
-            {"type": "content_block_delta", "index": 0, "delta": {"text": "Hel"}},
-            {"type": "content_block_delta", "index": 0, "delta": {"text": "lo"}},
-            {"type": "content_block_start", "index": 1, "content_block": {"type": "call"}},
-            {"type": "content_block_delta", "index": 1, "delta": {"partial_json": "{}"}},
+            block(0, content_block={"type": "text"}),
+            block(0, delta={"text": "Hel"}),
+            block(0, delta={"text": "lo"}),
+            block(1, content_block={"type": "call"}),
+            block(1, delta={"partial_json": "{}"}),
         ),
+        (delta(content="Hel"), delta(content="lo"), {"usage": {"prompt_tokens": 100}}),
         (
-            delta(content="Hel"),
-            delta(content="lo"),
-            {"choices": [], "usage": {"prompt_tokens": 100}},
-        ),
-        (
-            {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message"}},
-            {"type": "response.output_text.delta", "output_index": 0, "delta": "Hel"},
-            {"type": "response.output_text.delta", "output_index": 0, "delta": "lo"},
-            {"type": "response.completed", "response": {"usage": {"input_tokens": 100}}},
+            output("output_item.added", item={"type": "message"}),
+            output("output_text.delta", delta="Hel"),
+            output("output_text.delta", delta="lo"),
+            output("completed", response={"usage": {"input_tokens": 100}}),
         ),
     ],
 )

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from prompt_cache_key.judge.verdict import Verdict
 from prompt_cache_key.response.usage import Usage
@@ -5,6 +7,7 @@ from prompt_cache_key.show.facts import (
     Cause,
     Prices,
     RequestFacts,
+    Sums,
     as_json,
     causes,
     report_of,
@@ -36,37 +39,36 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize(
-    ("usage", "cost"),
+    ("counts", "cost"),
     [
-        (Usage(1_000_000, 0, None, None), 2.0),
-        (Usage(1_000_000, None, None, None), 2.0),
-        (Usage(1_000_000, 1_000_000, None, None), 0.2),
-        (Usage(1_000_000, 500_000, 500_000, 100_000), 0.1 + 1.5 + 1.0),
-        (Usage(1_000_000, 500_000, 250_000, 0), 0.1 + 0.75 + 0.5),
-        # more written than there was
-        (Usage(1_000_000, 0, 2_000_000, None), 6.0),
+        ((0, None, None), 2.0),
+        ((None, None, None), 2.0),
+        ((1_000_000, None, None), 0.2),
+        ((500_000, 500_000, 100_000), 0.1 + 1.5 + 1.0),
+        ((500_000, 250_000, 0), 0.1 + 0.75 + 0.5),
+        ((0, 2_000_000, None), 6.0),  # more written than there was
     ],
 )
-def test_cost(usage: Usage, cost: float) -> None:
-    assert PRICES.cost(usage) == pytest.approx(cost)
+def test_cost(counts: Any, cost: float) -> None:
+    assert PRICES.cost(Usage(1_000_000, *counts)) == pytest.approx(cost)
 
 
 def test_sums() -> None:
-    assert sums(REQUESTS, None)._asdict() == {
-        "requests": 5,
-        "without_usage": 1,
-        "misses": 2,
-        "prompt_tokens": 13_000,
-        "measured_tokens": 8000,
-        "cached_tokens": 1000,
-        "lost_tokens": 2000,
-        "new_tokens": 5000,
-        "written_tokens": 500,
-        "output_tokens": 10,
-        "hit_percent": 12.5,
-        "cost": None,
-        "cost_without_cache": None,
-    }
+    assert sums(REQUESTS, None) == Sums(
+        requests=5,
+        without_usage=1,
+        misses=2,
+        prompt_tokens=13_000,
+        measured_tokens=8000,
+        cached_tokens=1000,
+        lost_tokens=2000,
+        new_tokens=5000,
+        written_tokens=500,
+        output_tokens=10,
+        hit_percent=12.5,
+        cost=None,
+        cost_without_cache=None,
+    )
     priced = sums(REQUESTS[:2], PRICES)
     assert priced.cost == pytest.approx((500 * 2 + 500 * 3 + 2500 * 2 + 500 * 0.2 + 100) / 1e6)
     assert priced.cost_without_cache == pytest.approx((4000 * 2 + 10 * 10) / 1e6)
@@ -113,15 +115,6 @@ def test_as_json() -> None:
     assert made["causes"][0]["tokens"] == 1000
     [session] = made["sessions"]
     assert session["speakers"] == [[["main", "m", "https://gateway.test"], session["sums"]]]
-    assert session["requests"] == [
-        {
-            "time": 2,
-            "agent": "main",
-            "model": "m",
-            "endpoint": "https://gateway.test",
-            "key": "k",
-            "usage": {"input": 3000, "cached": 500, "written": None, "output": None},
-            "is_first": False,
-            "verdict": {**MISS._asdict(), "lost": 1000},
-        }
-    ]
+    usage = {"input": 3000, "cached": 500, "written": None, "output": None}
+    verdict = {**MISS._asdict(), "lost": 1000}
+    assert session["requests"] == [REQUESTS[1]._asdict() | {"usage": usage, "verdict": verdict}]

@@ -118,29 +118,27 @@ def test_the_page() -> None:
     assert "\x1b" not in page
     assert len(page) < 20_000
     assert answer(ASK._replace(method="HEAD"), recent.copy()) == (headers, b"")
-
-
-def test_the_page_before_any_request() -> None:
     assert b"<h1>" in answer(ASK, []).body
 
 
-def test_the_json() -> None:
+@pytest.mark.parametrize(
+    ("query", "sessions"),
+    [
+        ("", ["abc", '"d e"']),
+        ("?session=abc", ["abc"]),
+        ("?session=d+e", ['"d e"']),
+        ("?session=x", []),
+    ],
+)
+def test_the_json(query: str, sessions: list[str]) -> None:
     recent = Recent()
     recent.add("abc", REQUEST)
-    recent.add("d e", REQUEST._replace(verdict=VERDICT))
-    ask = ASK._replace(path=PATH + ".json")
-    headers, body = answer(ask, recent.copy())
+    recent.add("d e", REQUEST)
+    headers, body = answer(ASK._replace(path=f"{PATH}.json{query}"), recent.copy())
     assert headers == HEADERS | {"Content-Type": "application/json"}
     facts = json.loads(body)
-    assert (facts["title"], facts["sums"]["requests"]) == ("live", 2)
-    assert {session["id"] for session in facts["sessions"]} == {"abc", '"d e"'}
-    for query, sessions in (
-        ("session=abc", ["abc"]),
-        ("session=d+e", ['"d e"']),
-        ("session=x", []),
-    ):
-        facts = json.loads(answer(ask._replace(path=f"{ask.path}?{query}"), recent.copy()).body)
-        assert [session["id"] for session in facts["sessions"]] == sessions
+    assert (facts["title"], facts["sums"]["requests"]) == ("live", len(sessions))
+    assert [session["id"] for session in facts["sessions"]] == sessions
 
 
 def test_only_the_last_requests_are_kept() -> None:
