@@ -49,7 +49,6 @@ def test_the_table_shows_why_the_default_is_right(output: str) -> None:
 
 def test_the_log_lines_show_what_shares_a_key(output: str) -> None:
     lines = [match.groupdict() for match in demo.MAPPING.finditer(output)]
-
     for model, owner in ((demo.OLD, "session"), (demo.NEW, "model")):
         found = [line for line in lines if line["model"] == model]
         assert {line["agent"] == "main" for line in found} == {True, False}

@@ -1,5 +1,6 @@
 """`scripts/proof`, without engines; test_proof_engines.py has some."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterable
@@ -50,7 +51,6 @@ def outcome(
 def test_each_dialect_carries_the_texts_and_shows_the_session(name: str) -> None:
     for _, agent, said in islice(turns(), 40):
         sent = request(agent, said, DIALECTS[name])
-
         text = sent.body.decode()
         assert said.session in text
         headers = said.headers if name == "messages" else []
@@ -73,36 +73,29 @@ def test_what_is_cut_begins_like_the_turn_before() -> None:
     bodies = [
         shortened(said.body["messages"]) for _, agent, said in islice(turns(), 99) if not agent
     ]
-
     assert len(bodies) > 5
     for before, after in pairwise(bodies):
         assert after[: len(before)] == before
 
 
 # Answers of llama.cpp's server, without what has no numbers.
+DELTA = {"type": "message_delta", "usage": {"output_tokens": 3}}
+CACHED = {"cache_read_input_tokens": 42, "input_tokens": 1, "output_tokens": 0}
+CHAT = {"prompt_tokens": 43, "total_tokens": 46, "prompt_tokens_details": {"cached_tokens": 42}}
+RESPONSE = {"input_tokens": 43, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 42}}
+
+
+def events(*data: object) -> str:
+    return "".join(f"event: any\ndata: {json.dumps(each)}\n\n" for each in data)
+
+
 @pytest.mark.parametrize(
     ("answer", "found"),
     [
-        (
-            'event: message_start\ndata: {"type":"message_start","message":{"usage":{'
-            '"cache_read_input_tokens":42,"input_tokens":1,"output_tokens":0}}}\n\n'
-            'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":3}}\n\n',
-            Usage(43, 42),
-        ),
-        (
-            'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":3}}\n\n',
-            None,
-        ),
-        (
-            'data: {"choices":[],"usage":{"completion_tokens":3,"prompt_tokens":43,'
-            '"total_tokens":46,"prompt_tokens_details":{"cached_tokens":42}}}\n\ndata: [DONE]\n\n',
-            Usage(43, 42),
-        ),
-        (
-            'data: {"type":"response.completed","response":{"usage":{"input_tokens":43,'
-            '"output_tokens":3,"input_tokens_details":{"cached_tokens":42}}}}\n\n',
-            Usage(43, 42),
-        ),
+        (events({"type": "message_start", "message": {"usage": CACHED}}, DELTA), Usage(43, 42)),
+        (events(DELTA), None),
+        (events({"choices": [], "usage": CHAT}) + "data: [DONE]\n\n", Usage(43, 42)),
+        (events({"type": "response.completed", "response": {"usage": RESPONSE}}), Usage(43, 42)),
         ('data: {"type":"message_start","message":{"usage":{"cache_read', None),
         ('{"error":{"code":503,"message":"Loading model"}}', None),
     ],
@@ -124,6 +117,8 @@ def test_the_table_has_a_line_for_each_engine_and_one_for_all() -> None:
 
 BROKEN = Answer("a", 200, None, is_whole=False)
 GATEWAY = Answer("a", 502, None, is_whole=False)
+IN_PART = ROUTED._replace(is_whole=False)
+ELSEWHERE = Routed("replica2", 502, is_whole=True)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +126,9 @@ GATEWAY = Answer("a", 502, None, is_whole=False)
     [
         (WAY, outcome(), "2 with 200"),
         (RESTART, outcome(counts=Counts()), "2 with 200"),
-        (RESTART, outcome([GOOD, BROKEN], [ROUTED, ROUTED._replace(is_whole=False)]), "1 in part"),
+        (RESTART, outcome([GOOD, BROKEN], [ROUTED, IN_PART]), "1 in part"),
         (RESTART, outcome([GOOD, GATEWAY], [ROUTED]), "1 not at all"),
-        (
-            RESTART,
-            outcome([GOOD, GATEWAY], [ROUTED, Routed("replica2", 502, is_whole=True)]),
-            "1 with 502",
-        ),
+        (RESTART, outcome([GOOD, GATEWAY], [ROUTED, ELSEWHERE]), "1 with 502"),
     ],
 )
 def test_answers_are_told_in_words(way: Way, played: Outcome, line: str) -> None:
@@ -169,19 +160,19 @@ def test_totals_are_those_of_the_engines_or_of_the_answers_if_one_was_killed() -
 
 
 MISS = 'INFO [prompt-cache] miss key=k session=s agent=main model=m lost={} cause="{}"'
-AGAIN = [
-    Answer("a", 200, Usage(5000, 0), is_whole=True),
-    Answer("b", 200, Usage(9000, 0), is_whole=True),
-    Answer("a", 200, Usage(6000, 2951), is_whole=True),
-    Answer("b", 502, None, is_whole=False),
-    Answer("a", 200, Usage(5500, 5000), is_whole=True),
-    Answer("b", 200, Usage(9000, 6000), is_whole=True),
+NOT_CACHED = [
+    ("a", 5000, 0),
+    ("b", 9000, 0),
+    ("a", 6000, 2951),
+    ("a", 5500, 5000),
+    ("b", 9000, 6000),
 ]
+AGAIN = [Answer(who, 200, Usage(*counts), is_whole=True) for who, *counts in NOT_CACHED]
+AGAIN.insert(3, Answer("b", 502, None, is_whole=False))
 
 
 def test_misses_are_those_of_the_engines() -> None:
     lines = [MISS.format(2049, "the upstream's own"), "else", MISS.format(3000, "tools reordered")]
-
     assert check_misses(outcome()) == "none"
     assert (
         check_misses(outcome(AGAIN, log=lines))
@@ -191,26 +182,14 @@ def test_misses_are_those_of_the_engines() -> None:
         check_misses(outcome(AGAIN, log=lines[:1]))
 
 
-@pytest.mark.parametrize(
-    ("way", "with_", "fails"),
-    [
-        (WAY, Counts(1000, 700), False),
-        (WAY, Counts(1000, 690), True),
-        (RESTART, Counts(1000, 690), False),
-        (Way(DIALECTS["chat"], "key", HEADER, replicas=2), Counts(1000, 690), False),
-    ],
-)
-def test_the_share_has_to_rise(
-    way: Way, with_: Counts, fails: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    without = Counts(1000, 500)
-
-    if fails:
-        with pytest.raises(ProofError, match=r"19\.0 points"):
-            compare(way, without, with_)
-    else:
-        compare(way, without, with_)
+def test_the_share_has_to_rise(capsys: pytest.CaptureFixture[str]) -> None:
+    without, enough, little = (Counts(1000, cached) for cached in (500, 700, 690))
+    compare(WAY, without, enough)
     assert capsys.readouterr().out.startswith("Cached share: 50.0 % -> ")
+    for way in (RESTART, Way(DIALECTS["chat"], "key", HEADER, replicas=2)):
+        compare(way, without, little)
+    with pytest.raises(ProofError, match=r"19\.0 points"):
+        compare(WAY, without, little)
 
 
 @pytest.mark.parametrize("kind", ROUTERS)
@@ -218,14 +197,11 @@ def test_the_documented_configurations_are_those_that_are_run(kind: str) -> None
     page = (ROOT / "docs" / "self-hosted.md").read_text("utf-8")
     blocks = re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     servers = re.findall(r"server (\S+ \S+:\d+)$", blocks[1], re.MULTILINE)
-
     run = configuration(kind, HEADER, servers, "127.0.0.1:8000")
-
     assert any(run.endswith(block) and block.startswith(("global", "backend")) for block in blocks)
 
 
 def test_a_missing_haproxy_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-
     with pytest.raises(RouterError, match=r"^HAProxy is not installed; .*$"):
         find_haproxy()
