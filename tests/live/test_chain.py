@@ -146,15 +146,14 @@ def strangers(in_flight: list[Json]) -> list[Json]:
     """Return requests that no session made, as like to those in flight as they can be."""
     alike = in_flight[0]["messages"]
     prompt = alike[-1]["content"][-1].get("text", "hi")
+    poem = says("user", "write a poem")
     return [
-        claude_request([says("user", "hi")]),
-        claude_request([says("user", "hi")], tools=[]),
-        claude_request([says("user", REMINDER, "look around")]),
-        claude_request([*alike, says("assistant", "Done."), says("user", "write a poem")]),
-        claude_request([*alike[:-1], says("user", "write a poem")]),
+        claude_request([says("user", prompt)]),
+        claude_request([says("user", REMINDER, "look around")], tools=[]),
+        claude_request([*alike, says("assistant", "Done."), poem]),
+        claude_request([*alike[:-1], poem]),
         claude_request(alike, tools=["Search"]),
         claude_request(alike, tools=[]) | {"system": [{"type": "text", "text": "Be helpful."}]},
-        claude_request([says("user", prompt)]),
         claude_request([]),
     ]
 

@@ -38,17 +38,10 @@ KEYED = [
     ("chatgpt.com", RESPONSES, "gpt-5.4"),
     ("api.cloudflare.com", CHAT, "m"),
     ("x.services.ai.azure.com", "/openai/v1/responses", "gpt-6"),
-    ("x.openai.azure.com", "/openai/v1/responses", "production"),
     ("api.x.ai", RESPONSES, "grok-5"),
     ("openrouter.ai", "/api/v1/chat/completions", "openai/gpt-6"),
-    ("api.moonshot.ai", CHAT, "kimi-k3.1-pro"),
-    ("api.mistral.ai", CHAT, "devstral-2512"),
-    ("api.deepinfra.com", "/v1/openai/chat/completions", "zai-org/GLM-5"),
-    ("api.deepseek.com", "/chat/completions", "deepseek-v4-pro"),
-    ("api.together.ai", CHAT, "m"),
 ]
 REJECTING = [
-    ("x.services.ai.azure.com", "/openai/v1/chat/completions", "DeepSeek-V4"),
     ("x.openai.azure.com", "/openai/v1/chat/completions", "DeepSeek-V4"),
     ("api.anthropic.com", MESSAGES, "claude-opus-5-5"),
     ("bedrock-runtime.eu-west-1.amazonaws.com", MESSAGES, "m"),

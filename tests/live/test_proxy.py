@@ -134,14 +134,14 @@ def test_recorded_traffic(chain: Chain) -> None:
 # --- ways to send a body ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "deflate", "identity"])
-def test_coded_body(chain: Chain, coding: str) -> None:
+def test_coded_bodies(chain: Chain) -> None:
     body = request_body(str(uuid4()))
-    request = chain.post(encode(body, coding), ("Content-Encoding", coding))
-    assert request.header("content-encoding") == coding
-    decoded = decode(request.body, coding)
-    assert isinstance(decoded, bytes)
-    assert is_keyed(decoded, body)
+    for coding in ("gzip", "br", "zstd", "deflate", "identity"):
+        request = chain.post(encode(body, coding), ("Content-Encoding", coding))
+        assert request.header("content-encoding") == coding
+        decoded = decode(request.body, coding)
+        assert isinstance(decoded, bytes)
+        assert is_keyed(decoded, body)
 
 
 def test_broken_coding(chain: Chain) -> None:
@@ -175,29 +175,27 @@ def test_large_body(chain: Chain) -> None:
 
 SESSION = "9f1c5a52-6d0b-4d0e-9a59-0f1e2d3c4b5a"
 BODY = request_body(SESSION)
-NO_OBJECTS = {
-    "cut": BODY[:-40],
-    "empty": b"",
-    "array": b"[" + BODY + b"]",
-    "deep": b"[" * 20_000,
-    "deep object": b'{"a":' * 20_000,
-    "binary": b"\x00\xff\xfe",
-    "form": b"model=gpt&user=x_session_abc",
-}
+NO_OBJECTS = [
+    BODY[:-40],
+    b"",
+    b"[" + BODY + b"]",
+    b"[" * 20_000,
+    b'{"a":' * 20_000,
+    b"\xff",
+    b"a=b",
+]
 
 
-@pytest.mark.parametrize("body", NO_OBJECTS.values(), ids=NO_OBJECTS)
+@pytest.mark.parametrize("body", NO_OBJECTS, ids=range(7))
 def test_no_json_object(chain: Chain, body: bytes) -> None:
     assert chain.post(body, (SESSION_HEADER, SESSION)).body == body
 
 
-@pytest.mark.parametrize(("good", "bad"), [("ü".encode(), b"\xfc"), (b'"role":', b'"role"')])
-def test_what_is_broken_between_the_braces_is_the_upstreams_to_judge(
-    chain: Chain, good: bytes, bad: bytes
-) -> None:
-    body = BODY.replace(good, bad)
-    assert body != BODY
-    assert is_keyed(chain.post(body, (SESSION_HEADER, SESSION)).body, body)
+def test_what_is_broken_between_the_braces_is_the_upstreams_to_judge(chain: Chain) -> None:
+    for good, bad in (("ü".encode(), b"\xfc"), (b'"role":', b'"role"')):
+        body = BODY.replace(good, bad)
+        assert body != BODY
+        assert is_keyed(chain.post(body, (SESSION_HEADER, SESSION)).body, body)
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
@@ -284,26 +282,15 @@ def test_hosts_that_reject_a_key_get_none_behind_any_listener(chain: Chain, host
     assert {request.body != body for request in requests} == {host in OTHERS}
 
 
-@pytest.mark.parametrize(
-    ("method", "target", "keyed"),
-    [
-        ("POST", "/v1/messages", True),
-        ("POST", "/v1/responses?x=1", True),
-        ("POST", "/openai/deployments/gpt/chat/completions", True),
-        ("POST", "/v1/messages/count_tokens?beta=true", False),
-        ("POST", "/v1/messages/batches", False),
-        ("POST", "/v1/embeddings", False),
-        ("POST", "/x?to=/v1/messages", False),
-        ("PUT", "/v1/messages", False),
-    ],
-)
-def test_method_and_path(chain: Chain, method: str, target: str, keyed: bool) -> None:
-    body = request_body(str(uuid4()))
-    headers = [] if method == "POST" else [("Content-Length", str(len(body)))]
+OTHER_REQUESTS = [("POST", "/v1/messages/batches"), ("POST", "/x?to=/v1/messages")]
+
+
+@pytest.mark.parametrize(("method", "target"), [*OTHER_REQUESTS, ("PUT", "/v1/messages")])
+def test_other_methods_and_paths(chain: Chain, method: str, target: str) -> None:
+    headers = [] if method == "POST" else [("Content-Length", str(len(BODY)))]
     with Client(chain.proxy.port) as client:
-        client.send(method, target, headers, body)
-    (request,) = chain.plain.take()
-    assert (request.body != body) is keyed
+        client.send(method, target, headers, BODY)
+    assert [request.body for request in chain.plain.take()] == [BODY]
 
 
 # --- flows that are not a client's request of now -----------------------------------------------
