@@ -247,20 +247,17 @@ def test_content_type(content_type: str, is_stream: bool) -> None:
     assert reader.finish() == (WRITTEN if is_stream else None)
 
 
-def test_broken_off_anywhere() -> None:
-    started = MESSAGES.index(b"\n\n") - 1
-    found = [read([MESSAGES[:end]]) for end in range(MESSAGES.index(b'"output_tokens": 9}}'))]
-    assert {*found[:started]} == {None}
-    assert {*found[started + 1 :]} == {WRITTEN._replace(output=1)}
-
-
-def test_finish_at_any_time() -> None:
+def test_it_can_be_asked_at_any_time_and_break_off_anywhere() -> None:
     reader = UsageReader(EVENTS)
-    assert reader.finish() is None
+    found = []
     for byte in bytewise(MESSAGES):
+        found.append(reader.finish())
         reader.feed(byte)
-        assert reader.finish() == reader.finish()
-    assert reader.finish() == WRITTEN
+    started = MESSAGES.index(b"\n\n") - 1
+    ended = MESSAGES.index(b'"output_tokens": 9}}')
+    assert {*found[:started]} == {None}
+    assert {*found[started + 1 : ended]} == {WRITTEN._replace(output=1)}
+    assert reader.finish() == reader.finish() == WRITTEN
     assert reader.unread == ""
 
 

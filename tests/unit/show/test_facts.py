@@ -6,35 +6,24 @@ from prompt_cache_key.response.usage import Usage
 from prompt_cache_key.show.facts import (
     Cause,
     Prices,
-    RequestFacts,
     Sums,
     as_json,
     causes,
     report_of,
     sums,
 )
+from unit.show.saved import TIME, facts
 
 PRICES = Prices(input=2.0, cached=0.2, written=3.0, output=10.0)
 MISS = Verdict(1500, 500, "tool added: B", "tools[1]", 0, "", "B", "a remedy")
 
 
-def request(
-    time: float = 1,
-    usage: Usage | None = None,
-    verdict: Verdict | None = None,
-    *,
-    model: str = "m",
-    is_first: bool = False,
-) -> RequestFacts:
-    return RequestFacts(time, "main", model, "https://gateway.test", "k", usage, is_first, verdict)
-
-
 REQUESTS = [
-    request(1, Usage(1000, 0, 500, 10), is_first=True),
-    request(2, Usage(3000, 500, None, None), MISS),
-    request(3),
-    request(4, Usage(5000, None, None, None)),
-    request(5, Usage(4000, 500, None, None), MISS._replace(cause="tool added: C")),
+    facts(1, Usage(1000, 0, 500, 10), is_first=True),
+    facts(2, Usage(3000, 500, None, None), MISS),
+    facts(3),
+    facts(4, Usage(5000, None, None, None)),
+    facts(5, Usage(4000, 500, None, None), MISS._replace(cause="tool added: C")),
 ]
 
 
@@ -76,8 +65,8 @@ def test_sums() -> None:
 
 def test_no_cache_data_is_no_hit_rate() -> None:
     assert sums([], None).hit_percent is None
-    assert sums([request(usage=Usage(5000, None, None, None))], None).hit_percent is None
-    assert sums([request(usage=Usage(5000, 0, None, None))], None).hit_percent == 0
+    assert sums([facts(usage=Usage(5000, None, None, None))], None).hit_percent is None
+    assert sums([facts(usage=Usage(5000, 0, None, None))], None).hit_percent == 0
 
 
 def test_causes() -> None:
@@ -93,17 +82,17 @@ def test_causes() -> None:
 
 
 def test_what_lost_most_comes_first() -> None:
-    new = request(usage=Usage(9000, 0, None, None), model="n")
+    new = facts(usage=Usage(9000, 0, None, None), model="n")
     made = report_of(
         "flows",
-        {"a": [new], "b": [REQUESTS[1], new._replace(time=0)], "c": [request()]},
+        {"a": [new], "b": [REQUESTS[1], new._replace(time=TIME)], "c": [facts()]},
         warnings=["w"],
         prices=PRICES,
     )
     assert (made.title, made.warnings, made.prices) == ("flows", ["w"], PRICES)
     assert [session.id for session in made.sessions] == ["b", "a", "c"]
     session = made.sessions[0]
-    assert [each.time for each in session.requests] == [0, 2]
+    assert [each.time - TIME for each in session.requests] == [0, 2]
     assert [speaker[1] for speaker, _ in session.speakers] == ["m", "n"]
     assert [of.lost_tokens for _, of in session.speakers] == [1000, 0]
     assert (made.sums.requests, session.sums.requests) == (4, 2)

@@ -2,6 +2,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,8 @@ from prompt_cache_key.judge.verdict import Verdict
 from prompt_cache_key.response.usage import Usage
 from prompt_cache_key.show.facts import Prices, Report, RequestFacts, report_of
 from prompt_cache_key.show.page import FEW, MAX_MISSES, MAX_SESSIONS, page, percent
+from unit.show.saved import TIME, facts
 
-TIME = 1_795_600_000.0
 USAGE = Usage(10_000, 2500, None, 20)
 BROKE = Verdict(
     9000, 2500, "tools reordered", "tools[0].name", 7, "old text", "new text", "keep the order"
@@ -29,14 +30,8 @@ def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def request(
-    after: float = 0,
-    usage: Usage | None = USAGE,
-    verdict: Verdict | None = None,
-    model: str = "gpt-5.4",
-) -> RequestFacts:
-    where = "https://gateway.test"
-    return RequestFacts(TIME + after, "main", model, where, "k", usage, False, verdict)
+def request(after: float = 0, usage: Usage | None = USAGE, **more: Any) -> RequestFacts:
+    return facts(after, usage, **more)
 
 
 def report(*requests: RequestFacts, prices: Prices | None = None) -> Report:
@@ -172,12 +167,12 @@ WHOLE = report(
         "new text 1,508,500 tokens requests 3",
         "57f0d592 2026-11-25 09:46:40: requests 5, prompt tokens 1,525,000, hit rate 0.3 %, "
         "lost 6,500, cost 1.91",
-        "main gpt-5.4 https://gateway.test 4 1,520,000 5,000 6,500 0.3 %",
+        "main m https://gateway.test 4 1,520,000 5,000 6,500 0.3 %",
         "main mini https://gateway.test 1 5,000 0 0 no cache data",
-        "#2 09:46:41 main gpt-5.4: 2,500 of 10,000 prompt tokens cached, lost 6,500: tools "
+        "#2 09:46:41 main m: 2,500 of 10,000 prompt tokens cached, lost 6,500: tools "
         "reordered tools[0].name, character 7: old text new text What helps: keep the order",
         "#4 09:46:43 main mini: ? of 5,000 prompt tokens cached",
-        "#5 09:46:44 main gpt-5.4: no usage",
+        "#5 09:46:44 main m: no usage",
     ],
 )
 def test_what_the_page_says(words: str) -> None:
