@@ -16,6 +16,7 @@ from uuid import uuid4
 import pytest
 from lib import ADDON, LOOPBACK, TIMEOUT
 from lib.client import MESSAGES, Client, post, request_body
+from lib.dialects import DIALECTS
 from lib.messages import Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.server import Server
@@ -103,7 +104,7 @@ class Route:
             session,
             system=f"You are the agent of {session}.\nBe careful.",
             messages=[{"role": "user", "content": f"{text} please, for {session}"}],
-            tools=[{"name": "Bash"}],
+            tools=[{"name": "Bash", "description": "", "input_schema": {}}],
         )
         with Client(self.proxy.ports[0]) as client:
             assert client.send("POST", MESSAGES, body=body).status == 200
@@ -115,13 +116,9 @@ class Route:
         body = request.json
         session = json.loads(body["metadata"]["user_id"])["session_id"]
         text = body["messages"][0]["content"]
-        call: dict[str, Any] = {
-            "model": "gpt",
-            "messages": [{"role": "system", "content": body["system"]}, *body["messages"]],
-            "tools": [{"type": "function", "function": tool} for tool in body["tools"]],
-        }
-        if "user" in text:
-            call["user"] = body["metadata"]["user_id"]
+        call = DIALECTS["chat"].translate(body) | {"model": "gpt"}
+        if "user" not in text:
+            del call["user"]
         if "key" in text:
             call["prompt_cache_key"] = f"session-{session}"
         response = Client(self.proxy.ports[1]).open("POST", CHAT, body=json.dumps(call).encode())

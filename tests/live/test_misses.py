@@ -10,9 +10,10 @@ from uuid import uuid4
 
 import pytest
 from lib.client import Client
+from lib.dialects import DIALECTS
 from lib.messages import Reply, Request
 from lib.mitmdump import Mitmdump
-from live.proxied import CHAT, EVENTS, SESSION_HEADER, proxied
+from live.proxied import EVENTS, SESSION_HEADER, proxied
 from mitmproxy import flowfilter
 from prompt_cache_key.show.report import build
 
@@ -20,8 +21,6 @@ Body = dict[str, Any]
 
 MISS = re.compile(r'\[prompt-cache\] miss key=\S+ session=(\S+) .* lost=(\d+) cause="(.*)"')
 TOKENS = 10  # characters
-MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
-DIALECTS = (MESSAGES, CHAT, RESPONSES)
 ORDER = ("tools", "tool_choice", "system", "instructions", "messages", "input")
 
 
@@ -50,10 +49,10 @@ def _reply(target: str, body: Body, total: int, cached: int) -> Reply:
     """Return the usage as the dialect has it, as one object or as the last event."""
     usage: Body = {"input_tokens": total, "input_tokens_details": {"cached_tokens": cached}}
     message: Body = {"type": "response.completed", "response": {"usage": usage}}
-    if target == MESSAGES:
+    if target == DIALECTS["messages"].path:
         usage = {"input_tokens": total - cached, "cache_read_input_tokens": cached}
         message = {"type": "message_start", "message": {"usage": usage}}
-    elif target == CHAT:
+    elif target == DIALECTS["chat"].path:
         usage = {"prompt_tokens": total, "prompt_tokens_details": {"cached_tokens": cached}}
         message = {"choices": [], "usage": usage}
     if not body.get("stream"):
@@ -62,39 +61,27 @@ def _reply(target: str, body: Body, total: int, cached: int) -> Reply:
     return Reply(headers=EVENTS, body=[data, b"data: {}\n\n"])
 
 
-def conversation(path: str, turns: int) -> Body:
+def conversation(dialect: str, turns: int) -> Body:
     """Return a request of so many turns, of some 5,000 tokens and 500 more for each turn."""
-    tools: list[Body] = [{"name": name, "description": name * 2000} for name in "abcd"]
-    said = [
-        {"role": role, "content": f"{role} {turn} " * 200}
-        for turn in range(turns)
-        for role in ("user", "assistant")
-    ]
-    said.append({"role": "user", "content": "go on"})
-    system, rules = {"role": "system", "content": "Be brief. " * 4000}, "Be brief. " * 4000
-    if path == MESSAGES:
-        return {"model": "m", "system": rules, "messages": said, "tools": tools}
-    if path == CHAT:
-        functions = [{"type": "function", "function": tool} for tool in tools]
-        return {"model": "m", "messages": [system, *said], "tools": functions}
-    functions = [{"type": "function", **tool} for tool in tools]
-    return {"model": "m", "instructions": rules, "input": said, "tools": functions}
+    roles = ["user", "assistant"] * turns
+    said = [{"role": role, "content": f"{role} {at // 2} " * 200} for at, role in enumerate(roles)]
+    body = {
+        "model": "m",
+        "metadata": {"user_id": ""},
+        "system": [{"type": "text", "text": "Be brief. " * 4000}],
+        "messages": [*said, {"role": "user", "content": "go on"}],
+        "tools": [{"name": n, "description": n * 2000, "input_schema": {}} for n in "abcd"],
+    }
+    return DIALECTS[dialect].translate(body)
 
 
-def renew(body: Body) -> None:
-    """Put a word before the system prompt."""
-    holder = body
-    name = next((name for name in ("system", "instructions") if name in body), "content")
-    if name == "content":
-        holder = body["messages"][0]
-    holder[name] = f"Today. {holder[name]}"
-
-
-CHANGES: dict[str, Callable[[Body], object]] = {
-    "tools reordered": lambda body: body["tools"].reverse(),
-    "tool removed: a": lambda body: body["tools"].pop(0),
-    "settings changed: tool_choice": lambda body: body.update(tool_choice="required"),
-    "system prompt changed": renew,
+CHANGES: dict[str, Callable[[Body], Body]] = {
+    "tools reordered": lambda body: body | {"tools": body["tools"][::-1]},
+    "tool removed: a": lambda body: body | {"tools": body["tools"][1:]},
+    "settings changed: tool_choice": lambda body: body | {"tool_choice": "required"},
+    "system prompt changed": lambda body: json.loads(
+        json.dumps(body).replace("Be brief.", "Be quick.", 1)
+    ),
 }
 
 
@@ -105,8 +92,8 @@ class Setup(NamedTuple):
     cache: PrefixCache
     saved: Path
 
-    def ask(self, session: str, path: str, body: Body) -> None:
-        headers = [(SESSION_HEADER, session)]
+    def ask(self, session: str, dialect: str, body: Body) -> None:
+        path, headers = DIALECTS[dialect].path, [(SESSION_HEADER, session)]
         with Client(self.proxy.port) as client:
             assert client.send("POST", path, headers, json.dumps(body).encode()).status == 200
 
@@ -126,14 +113,13 @@ def _setup(tmp_path: Path) -> Iterator[Setup]:
 
 def test_each_change_is_one_miss_with_its_cause(setup: Setup) -> None:
     expected = []
-    for path, stream, (cause, change) in product(DIALECTS, (False, True), CHANGES.items()):
+    for dialect, stream, (cause, change) in product(DIALECTS, (False, True), CHANGES.items()):
         session = str(uuid4())
         setup.cache.prompts.clear()
         for turns in (1, 2):  # what is new was never cached, so no miss
-            setup.ask(session, path, conversation(path, turns) | {"stream": stream})
-        body = conversation(path, 3) | {"stream": stream}
-        change(body)
-        setup.ask(session, path, body)
+            setup.ask(session, dialect, conversation(dialect, turns) | {"stream": stream})
+        body = conversation(dialect, 3) | {"stream": stream}
+        setup.ask(session, dialect, change(body))
         expected.append((session, cause))
     misses = setup.misses()
     assert [(session, cause) for session, _, cause in misses] == expected
@@ -147,7 +133,7 @@ def test_no_miss(setup: Setup) -> None:
     session = str(uuid4())
     setup.cache.cut = 2048
     for turns in range(4):
-        setup.ask(session, CHAT, conversation(CHAT, turns))
+        setup.ask(session, "chat", conversation("chat", turns))
     other = {"model": "m", "messages": [{"role": "user", "content": "A title? " * 4000}]}
-    setup.ask(session, CHAT, other)
+    setup.ask(session, "chat", other)
     assert setup.misses() == []

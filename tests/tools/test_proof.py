@@ -160,15 +160,14 @@ def test_totals_are_those_of_the_engines_or_of_the_answers_if_one_was_killed() -
 
 
 MISS = 'INFO [prompt-cache] miss key=k session=s agent=main model=m lost={} cause="{}"'
-NOT_CACHED = [
-    ("a", 5000, 0),
-    ("b", 9000, 0),
-    ("a", 6000, 2951),
-    ("a", 5500, 5000),
-    ("b", 9000, 6000),
+AGAIN = [
+    Answer("a", 200, Usage(5000, 0), is_whole=True),
+    Answer("b", 200, Usage(9000, 0), is_whole=True),
+    Answer("a", 200, Usage(6000, 2951), is_whole=True),
+    GATEWAY._replace(speaker="b"),
+    Answer("a", 200, Usage(5500, 5000), is_whole=True),
+    Answer("b", 200, Usage(9000, 6000), is_whole=True),
 ]
-AGAIN = [Answer(who, 200, Usage(*counts), is_whole=True) for who, *counts in NOT_CACHED]
-AGAIN.insert(3, Answer("b", 502, None, is_whole=False))
 
 
 def test_misses_are_those_of_the_engines() -> None:
