@@ -1,7 +1,6 @@
 """Translators before and behind a real mitmdump: who gets which key, and what of a body arrives."""
 
 import json
-import random
 import re
 import socket
 import threading
@@ -121,106 +120,65 @@ def chain() -> Iterator[Chain]:
         assert_sound(chain.proxy)
 
 
-def conversations(count: int) -> Iterator[list[list[Json]]]:
-    """Yield turn after turn: the conversations of so many sessions, which have much in common."""
-    opening = [
-        says("user", REMINDER, "look around"),
-        *tool_turn("a.py"),
-        says("assistant", "Well."),
-    ]
-    grown = [[*opening, says("user", f"fix bug {number}")] for number in range(count)]
-    yield grown
-    for turn, output in enumerate(["1 passed", "a.py", "ok"]):
-        grown = [conversation + tool_turn(output) for conversation in grown]
-        yield grown
-        if turn == 0:  # from here on each second one is a fork of the one before it
-            grown = [grown[number - number % 2] for number in range(count)]
-        grown = [
-            [*conversation, says("assistant", "Done."), says("user", f"go on {turn} {number}")]
-            for number, conversation in enumerate(grown)
-        ]
-        yield grown
+def turns(number: int) -> Iterator[Json]:
+    """Yield the requests of a session, which is like all others but for a number."""
+    said = [says("user", REMINDER, "look around"), *tool_turn("a.py"), says("assistant", "Well.")]
+    said.append(says("user", f"fix bug {number}"))
+    yield claude_request(said)
+    said = [*said, *tool_turn("1 passed")]
+    yield claude_request(said)
+    yield claude_request([*said, says("assistant", "Done."), says("user", f"go on {number}")])
 
 
-def strangers(in_flight: list[Json]) -> list[Json]:
-    """Return requests that no session made, as like to those in flight as they can be."""
-    alike = in_flight[0]["messages"]
-    prompt = alike[-1]["content"][-1].get("text", "hi")
-    poem = says("user", "write a poem")
-    return [
-        claude_request([says("user", prompt)]),
-        claude_request([says("user", REMINDER, "look around")], tools=[]),
-        claude_request([*alike, says("assistant", "Done."), poem]),
-        claude_request([*alike[:-1], poem]),
-        claude_request(alike, tools=["Search"]),
-        claude_request(alike, tools=[]) | {"system": [{"type": "text", "text": "Be helpful."}]},
-        claude_request([]),
-    ]
+def strangers(in_flight: Json) -> Iterator[Json]:
+    """Yield requests that no session made, as like to one in flight as they can be."""
+    alike = in_flight["messages"]
+    yield claude_request([says("user", REMINDER, "look around")])
+    yield claude_request([says("user", alike[-1]["content"][-1].get("text", "hi"))])
+    yield claude_request([*alike, says("assistant", "Done."), says("user", "write a poem")])
+    yield claude_request([*alike[:-1], says("user", "write a poem")])
+    yield claude_request(alike, tools=["Search"])
+    yield claude_request([], tools=[])
 
 
-def send_all_at_once(chain: Chain, requests: dict[str, Json], order: list[str]) -> dict[str, Json]:
-    """Send a request for each session, all in flight when the first call is made, in this order.
+def send_all_at_once(chain: Chain, requests: dict[str, Json]) -> Iterator[tuple[str, Json]]:
+    """Send a request for each session, all in flight when the first is called for, and strangers.
 
-    Strangers come in between. Return what of each arrived at the upstream.
+    Yield what of each session's arrived at the upstream.
     """
-    sessions = {json.dumps(translated(body)): session for session, body in requests.items()}
-    may_call = {session: threading.Event() for session in requests}
-    following = dict(zip(order, [*order[1:], None], strict=True))
-    may_call[order[0]].set()
     all_called = threading.Barrier(len(requests))
 
     def send_strangers() -> None:
-        for stranger in strangers(list(requests.values())):
+        chain.before_call = id
+        for stranger in strangers(next(iter(requests.values()))):
             assert "prompt_cache_key" not in chain.send("", stranger)
-            for body in (stranger, translated(stranger)):
-                assert "prompt_cache_key" not in json.loads(chain.call(body).body)
+            assert "prompt_cache_key" not in json.loads(chain.call(translated(stranger)).body)
+        chain.before_answer = lambda _: all_called.wait(TIMEOUT)
 
     all_here = threading.Barrier(len(requests), send_strangers)
-
-    def session_of(call: Json) -> str | None:
-        members = {name: value for name, value in call.items() if name != "prompt_cache_key"}
-        return sessions.get(json.dumps(members))
-
-    def before_call(call: Json) -> None:
-        if session := session_of(call):
-            all_here.wait(TIMEOUT)
-            assert may_call[session].wait(TIMEOUT)
-
-    def before_answer(call: Json) -> None:
-        if session := session_of(call):
-            if after := following[session]:
-                may_call[after].set()
-            all_called.wait(TIMEOUT)
-
-    chain.before_call, chain.before_answer = before_call, before_answer
+    chain.before_call, chain.before_answer = lambda _: all_here.wait(TIMEOUT), id
     with ThreadPoolExecutor(len(requests)) as pool:
-        answers = pool.map(chain.send, requests, requests.values())
-        return dict(zip(requests, answers, strict=True))
+        yield from zip(requests, pool.map(chain.send, requests, requests.values()), strict=True)
 
 
 def test_parallel_sessions(chain: Chain) -> None:
-    shuffle = random.Random(4).shuffle  # noqa: S311
     sessions = [str(uuid4()) for _ in range(8)]
     keys: dict[str, str] = {}
-    turns = list(conversations(len(sessions)))
-    for turn in turns:
-        requests = dict(zip(sessions, map(claude_request, turn), strict=True))
-        order = list(sessions)
-        shuffle(order)
-        for session, call in send_all_at_once(chain, requests, order).items():
-            assert keys.setdefault(session, call["prompt_cache_key"]) == call["prompt_cache_key"]
-            assert call == translated(requests[session]) | {"prompt_cache_key": keys[session]}
-    assert len(set(keys.values())) == len(sessions)
-    count = len(turns) * len(sessions)
+    for turn in zip(*map(turns, range(8)), strict=True):
+        requests = dict(zip(sessions, turn, strict=True))
+        for session, call in send_all_at_once(chain, requests):
+            key = keys.setdefault(session, call["prompt_cache_key"])
+            assert call == translated(requests[session]) | {"prompt_cache_key": key}
+    assert len(set(keys.values())) == 8
     bridged = chain.proxy.find_all(
         rf"INFO \[prompt-cache\] key=({KEY}) session=(\S+) agent=main model=gpt-5\.4 "
         r"state=(?:new|reused) source=bridge scope=session$",
-        count,
+        24,
     )
-    assert len(bridged) == count == 56
+    assert len(bridged) == 24
     assert {(match[2], match[1]) for match in bridged} == set(keys.items())
     chain.proxy.stop()
-    chain.proxy.find(rf"total sessions={len(sessions)} requests={count} input={10 * count} ")
+    chain.proxy.find(r"total sessions=8 requests=24 input=240 ")
 
 
 def test_call_of_a_client_that_hung_up(chain: Chain) -> None:
