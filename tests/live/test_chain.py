@@ -241,14 +241,12 @@ OTHER_PATHS = ("/api/chat", "/v1/models/gemini-2.5-pro:generateContent")
 def shown_session(record: Json) -> str | None:
     """Return the session that a recorded request shows, but in a key that is none."""
     body = json.loads(record["body"])
-    user_id = (body.get("metadata") or {}).get("user_id") or ""
-    user = body.get("user") or ""
-    in_header = header(record["headers"], SESSION_HEADER)
-    return in_header or (SHOWN if SHOWN in user_id or SHOWN in user else None)
+    shown = f"{body.get('metadata')} {body.get('user')}"
+    return header(record["headers"], SESSION_HEADER) or (SHOWN if SHOWN in shown else None)
 
 
 def test_recorded_requests_of_translators() -> None:
-    expected: list[str | None] = []
+    states: list[str | None] = []
     keys: dict[str, str] = {}
     with (
         proxied(prompt_cache_headers="session-id") as (upstream, proxy),
@@ -260,30 +258,25 @@ def test_recorded_requests_of_translators() -> None:
         requests = upstream.take()
     for record, request in zip(RECORDED, requests, strict=True):
         sent = json.loads(record["body"])
-        own, session = sent.get("prompt_cache_key"), shown_session(record)
-        is_raw = own is not None and own.startswith(("user_", "{"))
-        if not session or record["path"] in OTHER_PATHS:
+        own, model = sent.get("prompt_cache_key", ""), sent.get("model", "")
+        if not shown_session(record) or record["path"] in OTHER_PATHS:
             assert request.body == record["body"].encode()
             assert request.header("session-id") is None
-            expected.append(None)
-        elif own and not is_raw:
+            continue
+        if own and not own.startswith(("user_", "{")):
+            states.append("kept")
             assert request.body == record["body"].encode()
-            assert request.header("session-id") == own
-            expected.append("kept")
+            assert request.key == own
         else:
+            states.append("replaced" if own else "reused" if model in keys else "new")
             assert re.fullmatch(KEY, request.key)
-            assert keys.setdefault(sent["model"], request.key) == request.key
-            assert request.header("session-id") == request.key
-            assert json.loads(request.body) == sent | {"prompt_cache_key": request.key}
-            expected.append("replaced" if own else "keyed")
-    counts = {state: expected.count(state) for state in expected}
-    assert counts == {None: 26, "kept": 11, "keyed": 12, "replaced": 1}
+            assert keys.setdefault(model, request.key) == request.key
+            assert request.json == sent | {"prompt_cache_key": request.key}
+        assert request.header("session-id") == request.key
     assert len(set(keys.values())) == len(keys)
-    states = [re.search(r" state=(\w+) ", line) for line in proxy.lines]
-    logged = [
-        match[1].replace("new", "keyed").replace("reused", "keyed") for match in states if match
-    ]
-    assert logged == [state for state in expected if state]
-    warnings = [line for line in proxy.lines if "WARN" in line]
-    assert len(warnings) == 1
-    assert "user id" in warnings[0]
+    assert len(RECORDED) - len(states) == 26
+    assert {"kept", "replaced", "new", "reused"} == {*states}
+    logged = [re.search(r" state=(\w+) ", line) for line in proxy.lines]
+    assert [match[1] for match in logged if match] == states
+    (warning,) = (line for line in proxy.lines if "WARN" in line)
+    assert "user id" in warning

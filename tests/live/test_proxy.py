@@ -330,6 +330,7 @@ def test_addon_that_listens_to_log_events(tmp_path: Path) -> None:
     [
         ("max_sessions", "abc", "not an integer: abc"),
         ("filter", "(" * 3000 + "~all" + ")" * 3000, "not a filter expression, or too deep"),
+        ("store", "redis://:s3cret@localhost:port", "nor a good redis://"),
     ],
 )
 def test_bad_option_ends_the_start(name: str, value: str, reason: str) -> None:
@@ -339,3 +340,4 @@ def test_bad_option_ends_the_start(name: str, value: str, reason: str) -> None:
     assert line.string.count(f"prompt_cache_{name}") == 1
     assert reason in line.string.lower()
     assert len(proxy.lines) < 10
+    assert "s3cret" not in line.string
