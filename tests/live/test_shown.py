@@ -1,13 +1,19 @@
-"""What a real mitmdump shows: its live page, to whom and in which mode, and the Prompt view."""
+"""What a real mitmdump shows: its live page and to whom, the Prompt view, and the status line."""
 
 import json
+import os
+import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
 
 import pytest
-from lib import LOOPBACK, TIMEOUT
+from lib import ADDON, LOOPBACK, TIMEOUT
 from lib.client import Client, request_body
 from lib.messages import Answer
 from lib.mitmdump import Mitmdump
@@ -121,3 +127,32 @@ def test_no_page_where_it_is_switched_off() -> None:
     with proxied(prompt_cache_page="") as (upstream, proxy):
         ask(proxy.port)
         assert [request.target for request in upstream.take()] == [PAGE]
+
+
+# --- the status line ----------------------------------------------------------------------------
+
+CODE = "import sys; from prompt_cache_key.cli import main; sys.exit(main())"
+
+
+def test_the_command_and_a_status_line_beside_it(tmp_path: Path) -> None:
+    env = {"PATH": os.defpath, "HOME": str(tmp_path), "PYTHONPATH": str(ADDON.parent)}
+    env["PYTHONUNBUFFERED"] = "1"
+
+    def start(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", CODE, *arguments]
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True, **options)
+
+    with (
+        Server(cached_reply) as server,
+        start("-p", "0", "--mode", f"reverse:{server.url}") as proxy,
+    ):
+        assert proxy.stdout
+        urls = (re.search(r"ANTHROPIC_BASE_URL=(\S+)", line) for line in proxy.stdout)
+        env["ANTHROPIC_BASE_URL"] = url = next(filter(None, urls))[1]
+        with Client(int(url.rpartition(":")[2])) as client:
+            client.send("POST", "/v1/messages", [], request_body(SESSION))
+        for session, line in ((SESSION, "cache 96%\n"), ("another", "")):
+            with start("status", stdin=subprocess.PIPE) as status:
+                assert status.communicate(json.dumps({"session_id": session}))[0] == line
+            assert status.returncode == 0
+        proxy.terminate()
