@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -23,47 +23,36 @@ FROM_2 = pytest.mark.parametrize("versions", ["2 to 1.1", "2 to 2"])
 ALL = pytest.mark.parametrize("versions", ["1.1 to 1.1", "2 to 1.1", "2 to 2"])
 
 
-class Streaming(NamedTuple):
-    """The servers, and before each a proxy that streams every request."""
-
-    plain: Server
-    http2: Server
-    to_plain: Mitmdump
-    to_http2: Mitmdump
-
-    def side(self, versions: str) -> tuple[Server, Mitmdump]:
-        if versions == "2 to 2":
-            return self.http2, self.to_http2
-        return self.plain, self.to_plain
-
-    def send(self, versions: str, headers: Headers, body: Any) -> Request:
-        """Send a body, chunked if it has several pieces; return what arrived."""
-        upstream, proxy = self.side(versions)
-        with (
-            Client(proxy.port)
-            if versions == "1.1 to 1.1"
-            else Http2Client(f"{LOOPBACK}:{proxy.port}")
-        ) as client:
-            assert client.send("POST", MESSAGES, headers, body).status == 200
-        (request,) = upstream.take()
-        assert versions.endswith(request.version)
-        assert request.header("content-length") in (None, str(len(request.body)))
-        return request
+Sides = dict[str, tuple[Server, Mitmdump]]
+"""A server of each version of HTTP, and before it a proxy that streams every request."""
 
 
 @pytest.fixture(scope="module")
-def streaming() -> Iterator[Streaming]:
+def sides() -> Iterator[Sides]:
+    made: Sides = {}
+    options: dict[str, Any] = {"stream_large_bodies": "1", "ssl_insecure": "true"}
     with ExitStack() as stack:
-        plain, http2 = (stack.enter_context(Server(alpn=alpn)) for alpn in ([], ["h2"]))
-        options: dict[str, Any] = {"stream_large_bodies": "1", "ssl_insecure": "true"}
-        to_plain, to_http2 = (
-            stack.enter_context(Mitmdump(f"reverse:{server.url}", **options))
-            for server in (plain, http2)
-        )
-        yield Streaming(plain, http2, to_plain, to_http2)
-        assert plain.broken == http2.broken == []
-        assert_sound(to_plain)
-        assert_sound(to_http2)
+        for version, alpn in (("1.1", []), ("2", ["h2"])):
+            server = stack.enter_context(Server(alpn=alpn))
+            proxy = stack.enter_context(Mitmdump(f"reverse:{server.url}", **options))
+            made[version] = server, proxy
+        yield made
+        assert [server.broken for server, _ in made.values()] == [[], []]
+        for _, proxy in made.values():
+            assert_sound(proxy)
+
+
+def send(sides: Sides, versions: str, headers: Headers, body: Any) -> Request:
+    """Send a body, chunked if it has several pieces; return what arrived."""
+    of_client, of_server = versions.split(" to ")
+    upstream, proxy = sides[of_server]
+    http2 = Http2Client(f"{LOOPBACK}:{proxy.port}") if of_client == "2" else None
+    with http2 or Client(proxy.port) as client:
+        assert client.send("POST", MESSAGES, headers, body).status == 200
+    (request,) = upstream.take()
+    assert request.version == of_server
+    assert request.header("content-length") in (None, str(len(request.body)))
+    return request
 
 
 def large_body(size: int, session: str = SESSION, **members: object) -> bytes:
@@ -82,11 +71,9 @@ def pieces(body: bytes) -> Iterable[bytes]:
 @ALL
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("headers", [KNOWN, []])
-def test_session_gets_its_key(
-    streaming: Streaming, versions: str, size: int, headers: Headers
-) -> None:
+def test_session_gets_its_key(sides: Sides, versions: str, size: int, headers: Headers) -> None:
     body = large_body(size)
-    first, second = (streaming.send(versions, headers, body) for _ in range(2))
+    first, second = (send(sides, versions, headers, body) for _ in range(2))
     has_the_same_key = second.body == first.body
     assert has_the_same_key
     assert is_keyed(first.body, body)
@@ -102,10 +89,8 @@ OTHER_FORMS = {
 
 @ALL
 @pytest.mark.parametrize("body", OTHER_FORMS.values(), ids=OTHER_FORMS)
-def test_body_of_another_form_gets_one_too(
-    streaming: Streaming, versions: str, body: bytes
-) -> None:
-    request = streaming.send(versions, KNOWN, body)
+def test_body_of_another_form_gets_one_too(sides: Sides, versions: str, body: bytes) -> None:
+    request = send(sides, versions, KNOWN, body)
     assert len(request.body) == len(body) + len(SPACES)
     assert without_key(request.body).rstrip() == body != request.body.rstrip()
 
@@ -128,17 +113,17 @@ UNKEYED: dict[str, tuple[Headers, bytes, bytes]] = {
 @ALL
 @pytest.mark.parametrize(("headers", "body", "more"), UNKEYED.values(), ids=UNKEYED)
 def test_body_that_gets_no_key(
-    streaming: Streaming, versions: str, headers: Headers, body: bytes, more: bytes
+    sides: Sides, versions: str, headers: Headers, body: bytes, more: bytes
 ) -> None:
-    is_unchanged = streaming.send(versions, headers, body).body == body + more
+    is_unchanged = send(sides, versions, headers, body).body == body + more
     assert is_unchanged
 
 
-def test_own_key_late_in_a_body_is_in_the_log(streaming: Streaming) -> None:
+def test_own_key_late_in_a_body_is_in_the_log(sides: Sides) -> None:
     session = str(uuid4())
     body = large_body(100_000, session, prompt_cache_key="mine")
-    streaming.send("1.1 to 1.1", [(SESSION_HEADER, session)], body)
-    streaming.to_plain.find(rf"key=mine session={session} .* state=kept ")
+    send(sides, "1.1 to 1.1", [(SESSION_HEADER, session)], body)
+    sides["1.1"][1].find(rf"key=mine session={session} .* state=kept ")
 
 
 # Not from 2 to 1.1: there mitmproxy itself sends neither length nor chunks, so no body.
@@ -146,10 +131,10 @@ def test_own_key_late_in_a_body_is_in_the_log(streaming: Streaming) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("headers", [KNOWN, []])
 def test_body_without_a_length_goes_on_as_it_is(
-    streaming: Streaming, versions: str, size: int, headers: Headers
+    sides: Sides, versions: str, size: int, headers: Headers
 ) -> None:
     body = large_body(size)
-    request = streaming.send(versions, headers, pieces(body))
+    request = send(sides, versions, headers, pieces(body))
     is_unchanged = request.body == body
     assert is_unchanged
     assert request.header("content-length") is None
@@ -157,8 +142,8 @@ def test_body_without_a_length_goes_on_as_it_is(
 
 @FROM_2
 @pytest.mark.parametrize("body", [large_body(50_000), b"x" * 50_000], ids=["key", "no key"])
-def test_empty_frames_are_not_the_end(streaming: Streaming, versions: str, body: bytes) -> None:
-    upstream, proxy = streaming.side(versions)
+def test_empty_frames_are_not_the_end(sides: Sides, versions: str, body: bytes) -> None:
+    upstream, proxy = sides[versions.removeprefix("2 to ")]
     frames = [each for piece in pieces(body) for each in (b"", bytes(piece), b"")]
     send_frames(proxy.port, MESSAGES, [(SESSION_HEADER.lower(), SESSION)], frames)
     (request,) = upstream.take()
