@@ -90,81 +90,68 @@ def responses(end: str = "response.completed", **more: Any) -> bytes:
     )
 
 
-def cases(by_usage: dict[Usage | None, dict[str, Any]]) -> list[Any]:
-    return [
-        pytest.param(given, usage, id=name)
-        for usage, named in by_usage.items()
-        for name, given in named.items()
-    ]
-
-
 MESSAGES = messages(STARTED, ENDED)
 KIMI = {"choices": [{"delta": {}, "usage": CHAT}]}
 LLAMA = {"usage": CHAT_PLAIN, "timings": {"cache_n": 1920, "prompt_n": 128}}
-STREAMS: dict[Usage | None, dict[str, bytes]] = {
-    WRITTEN: {
-        "messages": MESSAGES,
-        "the delta repeats all": messages(STARTED, ANTHROPIC),
-        "nulls in the delta": messages(ANTHROPIC, NULLS | ENDED),
-        "zeros in the delta": messages(ANTHROPIC, ZEROS | ENDED),
-        "zeros at the start": messages(ZEROS, ANTHROPIC),
-        "an estimate at the start": messages(ZEROS | {"input_tokens": 1999}, ANTHROPIC),
-        "no start": messages(None, ANTHROPIC),
-        "two deltas": messages(ZEROS, ZEROS, ANTHROPIC, None),
-        "responses": responses(),
-        "responses, incomplete": responses("response.incomplete"),
-        "responses, failed": responses("response.failed"),
-    },
-    NOT_WRITTEN: {
-        "chat": chat({"choices": [], "usage": CHAT}),
-        "chat, in every chunk": chat({"usage": CHAT | {"completion_tokens": 8}}, {"usage": CHAT}),
-        "chat, Kimi's choice": chat(KIMI),
-        "chat, llama.cpp": chat(LLAMA),
-    },
-    COLD: {"zeros at the start, then no cached": messages(ZEROS, PLAIN)},
-    Usage(2048, 2048, None, 9): {"all of it cached": messages(PLAIN, ALL_CACHED)},
-    None: {"chat without stream_options": chat()},
+BEFORE = {"usage": CHAT | {"completion_tokens": 8}}
+STREAMS = {
+    "messages": (MESSAGES, WRITTEN),
+    "the delta repeats all": (messages(STARTED, ANTHROPIC), WRITTEN),
+    "nulls in the delta": (messages(ANTHROPIC, NULLS | ENDED), WRITTEN),
+    "zeros in the delta": (messages(ANTHROPIC, ZEROS | ENDED), WRITTEN),
+    "zeros at the start": (messages(ZEROS, ANTHROPIC), WRITTEN),
+    "zeros at the start, then no cached": (messages(ZEROS, PLAIN), COLD),
+    "an estimate at the start": (messages(ZEROS | {"input_tokens": 1999}, ANTHROPIC), WRITTEN),
+    "no start": (messages(None, ANTHROPIC), WRITTEN),
+    "two deltas": (messages(ZEROS, ZEROS, ANTHROPIC, None), WRITTEN),
+    "all of it cached": (messages(PLAIN, ALL_CACHED), COLD._replace(cached=2048)),
+    "chat": (chat({"choices": [], "usage": CHAT}), NOT_WRITTEN),
+    "chat, in every chunk": (chat(BEFORE, {"usage": CHAT}), NOT_WRITTEN),
+    "chat, Kimi's choice": (chat(KIMI), NOT_WRITTEN),
+    "chat, llama.cpp": (chat(LLAMA), NOT_WRITTEN),
+    "chat without stream_options": (chat(), None),
+    "responses": (responses(), WRITTEN),
+    "responses, incomplete": (responses("response.incomplete"), WRITTEN),
+    "responses, failed": (responses("response.failed"), WRITTEN),
 }
 
-OTHER_ZERO = {"input_tokens": 0, "output_tokens": 0, "input_tokens_details": None}
+CHAT_ZERO = {"prompt_tokens": 0, "completion_tokens": 0}
+RESPONSES_ZERO = {"input_tokens": 0, "output_tokens": 0, "input_tokens_details": None}
 KIMI_ZERO = {"cached_tokens": 1920, "prompt_tokens_details": {"cached_tokens": 0}}
 HALF_CACHED = {"input_tokens": 1024, "cache_read_input_tokens": 1024}
 ONLY_WRITTEN = ENDED | {"input_tokens": 1948, "cache_creation_input_tokens": 100}
 ALL_WRITTEN = {"input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 2000}}
-REPORTS: dict[Usage | None, dict[str, dict[str, Any]]] = {
-    WRITTEN: {
-        "messages": ANTHROPIC,
-        "responses": RESPONSES,
-        "responses with Anthropic's fields": RESPONSES | ANTHROPIC_CHAT,
-        "OpenRouter": CHAT | {"prompt_tokens_details": WITH_WRITTEN},
-        "LiteLLM, chat from Anthropic": CHAT | ANTHROPIC_CHAT,
-        "both names, the other zero": ANTHROPIC | {"prompt_tokens": 0, "completion_tokens": 0},
-    },
-    NOT_WRITTEN: {
-        "chat": CHAT,
-        "chat with one of Anthropic's fields": CHAT_PLAIN | {"cache_read_input_tokens": 1920},
-        "DeepSeek": CHAT_PLAIN | {"prompt_cache_hit_tokens": 1920},
-        "Kimi, chat": CHAT | {"cached_tokens": 1920},
-        "Kimi, one zero": CHAT | KIMI_ZERO,
-        "Kimi, messages": PLAIN | {"cached_tokens": 1920},
-        "both names, one zero": CHAT | OTHER_ZERO,
-        "a gateway that leaves the cached tokens out": CHAT | {"prompt_tokens": 128},
-    },
-    NOT_REPORTED: {
-        "messages, not reported": PLAIN,
-        "chat, not reported": CHAT_PLAIN,
-        "chat, no details": CHAT_PLAIN | {"prompt_tokens_details": None},
-        "chat, empty details": CHAT_PLAIN | {"prompt_tokens_details": {}},
-    },
-    COLD: {"messages, nothing cached": PLAIN | {"cache_read_input_tokens": 0}},
-    Usage(2048, 1024, None, None): {"messages, half of it cached": HALF_CACHED},
-    Usage(2048, None, 100, 9): {"messages, only written": ONLY_WRITTEN},
-    Usage(2048, 0, 2000, 9): {"responses, cold": RESPONSES | ALL_WRITTEN},
-    None: {"only zeros": ZEROS, "only output": ENDED, "empty": {}},
+READ = {"cache_read_input_tokens": 1920}
+REPORTS: dict[str, tuple[dict[str, Any], Usage | None]] = {
+    "messages": (ANTHROPIC, WRITTEN),
+    "messages, not reported": (PLAIN, NOT_REPORTED),
+    "messages, half of it cached": (HALF_CACHED, Usage(2048, 1024, None, None)),
+    "messages, only written": (ONLY_WRITTEN, NOT_REPORTED._replace(written=100)),
+    "messages, nothing cached": (PLAIN | {"cache_read_input_tokens": 0}, COLD),
+    "chat": (CHAT, NOT_WRITTEN),
+    "chat, not reported": (CHAT_PLAIN, NOT_REPORTED),
+    "chat, no details": (CHAT_PLAIN | {"prompt_tokens_details": None}, NOT_REPORTED),
+    "chat, empty details": (CHAT_PLAIN | {"prompt_tokens_details": {}}, NOT_REPORTED),
+    "chat with one of Anthropic's fields": (CHAT_PLAIN | READ, NOT_WRITTEN),
+    "responses": (RESPONSES, WRITTEN),
+    "responses, cold": (RESPONSES | ALL_WRITTEN, COLD._replace(written=2000)),
+    "responses with Anthropic's fields": (RESPONSES | ANTHROPIC_CHAT, WRITTEN),
+    "DeepSeek": (CHAT_PLAIN | {"prompt_cache_hit_tokens": 1920}, NOT_WRITTEN),
+    "Kimi, chat": (CHAT | {"cached_tokens": 1920}, NOT_WRITTEN),
+    "Kimi, one zero": (CHAT | KIMI_ZERO, NOT_WRITTEN),
+    "Kimi, messages": (PLAIN | {"cached_tokens": 1920}, NOT_WRITTEN),
+    "OpenRouter": (CHAT | {"prompt_tokens_details": WITH_WRITTEN}, WRITTEN),
+    "LiteLLM, chat from Anthropic": (CHAT | ANTHROPIC_CHAT, WRITTEN),
+    "both names, the other zero": (ANTHROPIC | CHAT_ZERO, WRITTEN),
+    "both names, one zero": (CHAT | RESPONSES_ZERO, NOT_WRITTEN),
+    "a gateway that leaves the cached tokens out": (CHAT | {"prompt_tokens": 128}, NOT_WRITTEN),
+    "only zeros": (ZEROS, None),
+    "only output": (ENDED, None),
+    "empty": ({}, None),
 }
 
 
-@pytest.mark.parametrize(("body", "expected"), cases(STREAMS))
+@pytest.mark.parametrize(("body", "expected"), STREAMS.values(), ids=STREAMS)
 def test_stream(body: bytes, expected: Usage | None) -> None:
     for end in (b"\n", b"\r\n", b"\r"):
         wire = body.replace(b"\n", end)
@@ -174,7 +161,7 @@ def test_stream(body: bytes, expected: Usage | None) -> None:
         assert read([wire], EVENTS, coding) == read(bytewise(wire), EVENTS, coding) == expected
 
 
-@pytest.mark.parametrize(("report", "expected"), cases(REPORTS))
+@pytest.mark.parametrize(("report", "expected"), REPORTS.values(), ids=REPORTS)
 def test_json(report: dict[str, Any], expected: Usage | None) -> None:
     body = json.dumps({"id": "x", "usage": report}, indent=1).encode()
     for content_type in (JSON, "", "text/plain"):
