@@ -96,7 +96,6 @@ class Route:
         )
         self.counted: Counter[str] = Counter()
         self.has_ended = threading.Event()
-        self._rest: list[threading.Thread] = []
 
     def send(self, session: str, text: str) -> None:
         self.has_ended.clear()
@@ -109,8 +108,7 @@ class Route:
         with Client(self.proxy.ports[0]) as client:
             assert client.send("POST", MESSAGES, body=body).status == 200
         self.has_ended.set()
-        for thread in self._rest:
-            thread.join(TIMEOUT)
+        self.response.read()
 
     def _translate(self, request: Request) -> Reply:
         body = request.json
@@ -121,14 +119,12 @@ class Route:
             del call["user"]
         if "key" in text:
             call["prompt_cache_key"] = f"session-{session}"
-        response = Client(self.proxy.ports[1]).open("POST", CHAT, body=json.dumps(call).encode())
-        response.readline()
-        if "early" in text:
-            self._rest.append(threading.Thread(target=response.read))
-            self._rest[-1].start()
-        else:
+        client = Client(self.proxy.ports[1])
+        self.response = client.open("POST", CHAT, body=json.dumps(call).encode())
+        self.response.readline()
+        if "late" in text:
             self.has_ended.set()
-            response.read()
+            self.response.read()
         if "none" in text:
             self.counted[session] += 77
         return Reply(headers=EVENTS, body=[usage(input_tokens=77, cache_read_input_tokens=0)])
