@@ -249,6 +249,7 @@ def test_a_broken_file_is_told_of(file: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("limit", "is_terminal", "is_shown"),
     [(0, True, True), (len(DATA), True, False), (0, False, False)],
+    ids=["over the limit", "at the limit", "in a pipe"],
 )
 def test_a_progress_bar_for_a_large_file_on_a_terminal(
     run: Run, monkeypatch: pytest.MonkeyPatch, limit: int, is_terminal: bool, is_shown: bool
