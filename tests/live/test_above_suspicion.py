@@ -15,50 +15,27 @@ from uuid import uuid4
 
 import pytest
 from lib import ADDON, LOOPBACK, TIMEOUT
-from lib.client import MESSAGES, Client, post, request_body, without_key
+from lib.client import MESSAGES, Client, post, request_body
+from lib.dialects import DIALECTS
 from lib.messages import Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.server import Server
-from mitmproxy import http
-from mitmproxy.io import FlowReader
-from mitmproxy.net.encoding import encode
+from live.proxied import CHAT, EVENTS, assert_sound, flows, is_keyed, proxied, script
 
-CHAT = "/v1/chat/completions"
-EVENTS = (("content-type", "text/event-stream"),)
 WARNING = r"WARN \[prompt-cache\] .*"
+BODY = request_body("s")
+BEFORE_AND_AFTER = pytest.mark.parametrize("is_first", [True, False])
 
 
-def ours(proxy: Mitmdump) -> list[str]:
-    return [line for line in proxy.lines if "[prompt-cache]" in line]
-
-
-def flows(path: Path) -> list[http.HTTPFlow]:
-    with path.open("rb") as file:
-        return [flow for flow in FlowReader(file).stream() if isinstance(flow, http.HTTPFlow)]
-
-
-def assert_sound(proxy: Mitmdump) -> None:
-    # Python 3.11 has a traceback of its own when mitmproxy ends with a connection open.
-    bad = [each for each in proxy.lines if "Addon error" in each or "prompt_cache_key/" in each]
-    assert not bad, "\n".join(proxy.lines)
+def in_order(other: Path, is_first: bool) -> list[Path]:
+    return [other, ADDON] if is_first else [ADDON, other]
 
 
 # --- rejections ---------------------------------------------------------------------------------
 
 ECHOES = [
-    {
-        "detail": [
-            {"type": "missing", "loc": ["body", "x"], "input": {"prompt_cache_key": "secret"}}
-        ]
-    },
-    {
-        "error": {
-            "message": "'what is a prompt_cache_key? secret' was flagged",
-            "code": "moderation",
-        }
-    },
-    {"error": {"message": "Invalid schema for function 'set_prompt_cache_key': secret"}},
-    {"error": {"message": "secret: too long. Hint: a prompt_cache_key makes long prompts cheaper"}},
+    {"error": {"message": "'what is a prompt_cache_key? secret' was flagged"}},
+    {"detail": [{"type": "missing", "loc": ["body"], "input": {"prompt_cache_key": "secret"}}]},
 ]
 REJECTION = {
     "detail": [{"type": "extra_forbidden", "loc": ["body", "prompt_cache_key"], "input": "secret"}]
@@ -73,14 +50,12 @@ def test_only_a_rejection_disarms_and_only_where_it_was() -> None:
             return Reply(422, body=json.dumps(error).encode())
         return Reply()
 
-    session = str(uuid4())
-
     def key(target: str = MESSAGES, model: str = "m") -> Any:
         with Client(proxy.port) as client:
-            client.send("POST", target, body=request_body(session, model=model))
+            client.send("POST", target, body=request_body("s", model=model))
         return upstream.take()[0].key
 
-    with Server(respond) as upstream, Mitmdump(f"reverse:{upstream.url}") as proxy:
+    with proxied(respond) as (upstream, proxy):
         for error in ECHOES:  # noqa: B007  # `respond` sends it
             assert key()
         error = REJECTION
@@ -101,6 +76,10 @@ def test_only_a_rejection_disarms_and_only_where_it_was() -> None:
 # --- counting -----------------------------------------------------------------------------------
 
 
+def usage(**counts: int) -> bytes:
+    return f"data: {json.dumps({'usage': counts})}\n\n".encode()
+
+
 class Route:
     """A translator between two listeners of one mitmdump, and an upstream that counts for itself.
 
@@ -117,7 +96,6 @@ class Route:
         )
         self.counted: Counter[str] = Counter()
         self.has_ended = threading.Event()
-        self._rest: list[threading.Thread] = []
 
     def send(self, session: str, text: str) -> None:
         self.has_ended.clear()
@@ -125,42 +103,34 @@ class Route:
             session,
             system=f"You are the agent of {session}.\nBe careful.",
             messages=[{"role": "user", "content": f"{text} please, for {session}"}],
-            tools=[{"name": "Bash"}],
+            tools=[{"name": "Bash", "description": "", "input_schema": {}}],
         )
         with Client(self.proxy.ports[0]) as client:
             assert client.send("POST", MESSAGES, body=body).status == 200
         self.has_ended.set()
-        for thread in self._rest:
-            thread.join(TIMEOUT)
+        self.response.read()
 
     def _translate(self, request: Request) -> Reply:
-        body = json.loads(request.body)
+        body = request.json
         session = json.loads(body["metadata"]["user_id"])["session_id"]
         text = body["messages"][0]["content"]
-        messages = [{"role": "system", "content": body["system"]}, *body["messages"]]
-        functions = [{"type": "function", "function": tool} for tool in body["tools"]]
-        call: dict[str, Any] = {"model": "gpt", "messages": messages, "tools": functions}
-        if "user" in text:
-            call["user"] = body["metadata"]["user_id"]
+        call = DIALECTS["chat"].translate(body) | {"model": "gpt"}
+        if "user" not in text:
+            del call["user"]
         if "key" in text:
             call["prompt_cache_key"] = f"session-{session}"
         client = Client(self.proxy.ports[1])
-        response = client.open("POST", CHAT, body=json.dumps(call).encode())
-        response.readline()
-        if "early" in text:
-            self._rest.append(threading.Thread(target=response.read))
-            self._rest[-1].start()
-        else:
+        self.response = client.open("POST", CHAT, body=json.dumps(call).encode())
+        self.response.readline()
+        if "late" in text:
             self.has_ended.set()
-            response.read()
-        usage = {"input_tokens": 77, "cache_read_input_tokens": 0}
+            self.response.read()
         if "none" in text:
             self.counted[session] += 77
-        return Reply(headers=EVENTS, body=[b"data: %b\n\n" % json.dumps({"usage": usage}).encode()])
+        return Reply(headers=EVENTS, body=[usage(input_tokens=77, cache_read_input_tokens=0)])
 
     def _answer(self, request: Request) -> Reply:
-        text = json.loads(request.body)["messages"][1]["content"]
-        usage = {"prompt_tokens": len(request.body)}
+        text = request.json["messages"][1]["content"]
         if "usage" in text:
             self.counted[text.rpartition(" ")[2]] += len(request.body)
 
@@ -168,7 +138,7 @@ class Route:
             yield b'data: {"choices":[]}\n\n'
             assert self.has_ended.wait(TIMEOUT)
             if "usage" in text:
-                yield b"data: %b\n\n" % json.dumps({"usage": usage}).encode()
+                yield usage(prompt_tokens=len(request.body))
 
         return Reply(headers=EVENTS, body=events())
 
@@ -192,74 +162,34 @@ def test_each_prompt_counts_once() -> None:
     assert_sound(route.proxy)
 
 
-# --- streamed requests --------------------------------------------------------------------------
-
-
-def test_own_key_late_in_a_streamed_body() -> None:
-    session = str(uuid4())
-    body = request_body(session, system="x" * 100_000, prompt_cache_key="mine")
-    with (
-        Server() as upstream,
-        Mitmdump(f"reverse:{upstream.url}", stream_large_bodies="1") as proxy,
-    ):
-        request = post(proxy.port, upstream, body, ("X-Claude-Code-Session-Id", session))
-        assert request.body.rstrip() == body
-        proxy.find(rf"key=mine session={session} .* state=kept ")
-
-
-@pytest.mark.parametrize("is_first", [True, False])
-def test_script_that_streams_requests(tmp_path: Path, is_first: bool) -> None:
-    script = tmp_path / "streams.py"
-    script.write_text("def requestheaders(flow):\n    flow.request.stream = True\n")
-    body = request_body(str(uuid4()))
-    scripts = [script, ADDON] if is_first else [ADDON, script]
-    with Server() as upstream, Mitmdump(f"reverse:{upstream.url}", scripts=scripts) as proxy:
-        request = post(proxy.port, upstream, body)
-        assert without_key(request.body) == body != request.body
-        with Client(proxy.port) as client:
-            client.send("POST", MESSAGES, body=iter([body[:50], body[50:]]))
-        (request,) = upstream.take()
-        assert without_key(request.body) == body != request.body
-        assert_sound(proxy)
-
-
-# --- companion headers --------------------------------------------------------------------------
+# --- companion headers ---------------------------------------------------------------------------
 
 
 def test_own_key_that_no_header_can_carry() -> None:
     smuggled = "x\r\nContent-Length: 0\r\n\r\nPOST /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
     keys: list[object] = [smuggled, "x\ry", "k" * 200_000, "ü", 7, ["a"], {"a": 1}]
-    with (
-        Server() as upstream,
-        Mitmdump(f"reverse:{upstream.url}", prompt_cache_headers="session-id") as proxy,
-    ):
+    with proxied(prompt_cache_headers="session-id") as (upstream, proxy):
         for key in keys:
             request = post(proxy.port, upstream, request_body("s", prompt_cache_key=key))
             assert request.header("session-id") is None
             assert request.key == key
-        assert post(proxy.port, upstream, request_body("s")).header("session-id")
-        assert upstream.broken == []
-    assert max(map(len, ours(proxy))) < 1000
-
-
-# --- what is stripped ---------------------------------------------------------------------------
-
-
-def test_attribution_that_a_gateway_has_merged_with_the_system_prompt() -> None:
-    attribution = "x-anthropic-billing-header: cc_version=2.1.330.abc; cc_entrypoint=cli;\n"
-    with (
-        Server() as upstream,
-        Mitmdump(f"reverse:{upstream.url}", prompt_cache_strip="attribution") as proxy,
-    ):
-        for system in (f"{attribution}Be good.", [{"type": "text", "text": f"{attribution}Be."}]):
-            sent = request_body("s", system=system)
-            request = post(proxy.port, upstream, sent)
-            mark = json.dumps(attribution)[1:-1].encode()
-            assert mark in sent
-            assert without_key(request.body) == sent.replace(mark, b"")
+        assert post(proxy.port, upstream, BODY).header("session-id")
+    assert max(len(line) for line in proxy.lines if "[prompt-cache]" in line) < 1000
 
 
 # --- streams and other addons -------------------------------------------------------------------
+
+
+@BEFORE_AND_AFTER
+def test_script_that_streams_requests(tmp_path: Path, is_first: bool) -> None:
+    streams = "def requestheaders(flow):\n    flow.request.stream = True\n"
+    scripts = in_order(script(tmp_path, "streams", streams), is_first)
+    with proxied(scripts=scripts) as (upstream, proxy), Client(proxy.port) as client:
+        for body in (BODY, iter([BODY[:50], BODY[50:]])):
+            client.send("POST", MESSAGES, body=body)
+            (request,) = upstream.take()
+            assert is_keyed(request.body, BODY)
+
 
 _EDITS = """
 def response(flow):
@@ -270,41 +200,24 @@ def response(flow):
 
 @pytest.mark.parametrize("by", ["modify_body", "script before", "script after"])
 def test_saved_flow_is_what_the_client_got(tmp_path: Path, by: str) -> None:
-    saved, script = tmp_path / "flows", tmp_path / "edits.py"
-    script.write_text(_EDITS)
-    scripts = {"script before": [script, ADDON], "script after": [ADDON, script]}.get(by, [ADDON])
+    saved, scripts = tmp_path / "flows", [ADDON]
     args = ["-w", str(saved)]
     if by == "modify_body":
         args += ["--modify-body", "/~s/hello/goodbye"]
+    else:
+        scripts = in_order(script(tmp_path, "edits", _EDITS), by == "script before")
     events = b'data: {"text":"hello"}\n\n'
-    with (
-        Server(lambda _: Reply(headers=EVENTS, body=[events])) as upstream,
-        Mitmdump(f"reverse:{upstream.url}", scripts=scripts, args=args) as proxy,
-        Client(proxy.port) as client,
-    ):
-        for _ in range(2):
-            assert client.send("POST", MESSAGES, body=request_body("s")).body == events
+    reply = Reply(headers=EVENTS, body=[events])
+    with proxied(lambda _: reply, scripts=scripts, args=args) as (_, proxy):
+        with Client(proxy.port) as client:
+            for _ in range(2):
+                assert client.send("POST", MESSAGES, body=BODY).body == events
         proxy.stop()
-    assert [flow.response and flow.response.content for flow in flows(saved)] == [events] * 2
-    assert not [
-        flow for flow in flows(saved) if flow.response and "x-edited" in flow.response.headers
-    ]
+    responses = [flow.response for flow in flows(saved) if flow.response]
+    assert [response.content for response in responses] == [events] * 2
+    assert not any("x-edited" in response.headers for response in responses)
     (warning,) = (line for line in proxy.lines if re.search(WARNING, line))
     assert "--set prompt_cache_stream=false" in warning
-    assert_sound(proxy)
-
-
-def test_edited_response_that_is_not_streamed(tmp_path: Path) -> None:
-    script = tmp_path / "edits.py"
-    script.write_text(_EDITS)
-    with (
-        Server(lambda _: Reply(headers=EVENTS, body=[b"data: hello\n\n"])) as upstream,
-        Mitmdump(
-            f"reverse:{upstream.url}", scripts=[ADDON, script], prompt_cache_stream="false"
-        ) as proxy,
-        Client(proxy.port) as client,
-    ):
-        assert client.send("POST", MESSAGES, body=request_body("s")).body == b"data: goodbye\n\n"
 
 
 _MARKS = """
@@ -317,41 +230,11 @@ def request(flow):
 
 
 def test_scripts_before_and_after(tmp_path: Path) -> None:
-    before, after = tmp_path / "before.py", tmp_path / "after.py"
-    before.write_text(_MARKS % "one")
-    after.write_text(_MARKS % "two")
-    with (
-        Server() as upstream,
-        Mitmdump(f"reverse:{upstream.url}", scripts=[before, ADDON, after]) as proxy,
-    ):
-        request = post(proxy.port, upstream, request_body("s"))
-    body = json.loads(request.body)
-    assert body["seen_by_one"] is None
-    assert body["seen_by_two"] == request.key is not None
-    assert_sound(proxy)
-
-
-# --- usage --------------------------------------------------------------------------------------
-
-
-def test_usage_in_coded_responses() -> None:
-    usage = b'{"usage":{"prompt_tokens":2048,"prompt_tokens_details":{"cached_tokens":1920}}}'
-    replies = []
-    for coding, is_stream in product(("gzip", "deflate", "br", "zstd"), (True, False)):
-        kind = "text/event-stream" if is_stream else "application/json"
-        headers = [("content-type", kind), ("content-encoding", coding)]
-        coded = encode(b"data: %b\n\n" % usage if is_stream else usage, coding)
-        replies.append(Reply(headers=headers, body=[coded[:20], coded[20:]]))
-    left = iter(replies)
-    with (
-        Server(lambda _: next(left)) as upstream,
-        Mitmdump(f"reverse:{upstream.url}") as proxy,
-        Client(proxy.port) as client,
-    ):
-        for reply in replies:
-            answer = client.send("POST", MESSAGES, body=request_body("s"))
-            assert answer.body == b"".join(reply.pieces("POST"))
-        proxy.find_all(r"usage .* input=2048 cached=1920 hit=94%$", len(replies))
+    before, after = (script(tmp_path, name, _MARKS % name) for name in ("before", "after"))
+    with proxied(scripts=[before, ADDON, after]) as (upstream, proxy):
+        request = post(proxy.port, upstream, BODY)
+    assert request.json["seen_by_before"] is None
+    assert request.json["seen_by_after"] == request.key is not None
 
 
 # --- words of others ----------------------------------------------------------------------------
@@ -359,17 +242,13 @@ def test_usage_in_coded_responses() -> None:
 
 def test_lone_surrogate_in_the_clients_own_key(tmp_path: Path) -> None:
     saved = tmp_path / "flows"
-    with (
-        Server() as upstream,
-        Mitmdump(f"reverse:{upstream.url}", args=["-w", str(saved)]) as proxy,
-    ):
-        body = request_body("s")[:-1] + rb',"prompt_cache_key":"\ud800"}'
+    with proxied(args=["-w", str(saved)]) as (upstream, proxy):
+        body = BODY[:-1] + rb',"prompt_cache_key":"\ud800"}'
         assert post(proxy.port, upstream, body).body == body
         proxy.stop()
     (flow,) = flows(saved)
     assert flow.request.content == body
     assert flow.metadata["claude_session"] == "s"
-    assert_sound(proxy)
 
 
 def test_path_with_control_characters_or_without_end() -> None:
@@ -389,77 +268,55 @@ def test_path_with_control_characters_or_without_end() -> None:
         for _ in range(2):
             send(b"/" + b"x" * 30_000, b"{}")
         proxy.stop()
-    assert len([line for line in ours(proxy) if "WARN" in line]) == 4
-    for line in ours(proxy):
-        assert line.isascii()
-        assert len(line) < 1000
+    ours = [line for line in proxy.lines if "[prompt-cache]" in line]
+    assert sum("WARN" in line for line in ours) == 4
+    assert all(line.isascii() and len(line) < 1000 for line in ours)
     assert_sound(proxy)
 
 
-# --- options ------------------------------------------------------------------------------------
+# --- options and reload -------------------------------------------------------------------------
 
 
-_SAME_OPTION = """
-def load(loader):
-    loader.add_option("prompt_cache_ttl", int, 5, "mine")
-"""
-
-
-@pytest.mark.parametrize("is_first", [True, False])
+@BEFORE_AND_AFTER
 def test_script_with_an_option_of_the_same_name(tmp_path: Path, is_first: bool) -> None:
-    script = tmp_path / "same.py"
-    script.write_text(_SAME_OPTION)
-    scripts = [script, ADDON] if is_first else [ADDON, script]
-    with Server() as upstream, Mitmdump(f"reverse:{upstream.url}", scripts=scripts) as proxy:
-        assert post(proxy.port, upstream, request_body("s")).key
+    same = 'def load(loader):\n    loader.add_option("prompt_cache_ttl", int, 5, "mine")\n'
+    with proxied(scripts=in_order(script(tmp_path, "same", same), is_first)) as (upstream, proxy):
+        assert post(proxy.port, upstream, BODY).key
         proxy.find("Over-riding existing option prompt_cache_ttl")
         proxy.find("active: ttl=1h ")
-    assert_sound(proxy)
 
 
-def test_first_lines() -> None:
-    with Mitmdump(prompt_cache_tll="2h") as proxy:
-        proxy.find(
-            WARNING + "prompt_cache_tll is ignored; the nearest known one is prompt_cache_ttl"
-        )
-        at = f"http://{LOOPBACK}:{proxy.port}"
-        proxy.find(
-            rf"INFO \[prompt-cache\] active: .*; point Claude Code here: "
-            rf"ANTHROPIC_BASE_URL=http://YOUR-GATEWAY HTTPS_PROXY={at} HTTP_PROXY={at} NODE_"
-        )
-
-
-# --- reload -------------------------------------------------------------------------------------
-
-
-def test_reload_keeps_keys_and_running_streams(tmp_path: Path) -> None:
+def test_reload_keeps_options_keys_and_running_streams(tmp_path: Path) -> None:
     shutil.copytree(ADDON.parent, tmp_path / "addon")
-    script, saved = tmp_path / "addon" / "addon.py", tmp_path / "flows"
+    addon, saved = tmp_path / "addon" / "addon.py", tmp_path / "flows"
     is_reloaded = threading.Event()
 
     def events() -> Iterator[bytes]:
         yield b"data: 1\n\n"
         assert is_reloaded.wait(TIMEOUT)
-        yield b'data: {"usage":{"input_tokens":9,"cache_read_input_tokens":0}}\n\n'
+        yield usage(input_tokens=9, cache_read_input_tokens=0)
 
+    options: dict[str, Any] = {"scripts": [addon], "args": ["-w", str(saved)]}
     with (
-        Server(lambda _: Reply(headers=EVENTS, body=events())) as upstream,
-        Mitmdump(f"reverse:{upstream.url}", scripts=[script], args=["-w", str(saved)]) as proxy,
+        proxied(
+            lambda _: Reply(headers=EVENTS, body=events()), prompt_cache_ttl="2h", **options
+        ) as (upstream, proxy),
         Client(proxy.port) as client,
     ):
-        response = client.open("POST", MESSAGES, body=request_body("s"))
+        response = client.open("POST", MESSAGES, body=BODY)
         assert response.readline() == b"data: 1\n"
         since = len(proxy.lines)
-        script.touch()
-        proxy.find(r"\[prompt-cache\] active: ", since)
+        addon.touch()
+        proxy.find(r"INFO \[prompt-cache\] active: .*ttl=2h", since)
         is_reloaded.set()
-        assert response.read().endswith(b"0}}\n\n")
+        assert response.read().endswith(b" 0}}\n\n")
         proxy.find("usage .* input=9 cached=0", since)
-        client.send("POST", MESSAGES, body=request_body("s"))
+        since = len(proxy.lines)
+        client.send("POST", MESSAGES, body=BODY)
         first, second = upstream.take()
         assert first.key == second.key is not None
         proxy.stop()
+    assert len(proxy.find_all(r"INFO \[prompt-cache\] key=.* session=s ", 1, since)) == 1
     for flow in flows(saved):
         assert flow.response
         assert (flow.response.content or b"").startswith(b"data: 1\n\ndata: {")
-    assert_sound(proxy)

@@ -49,7 +49,6 @@ def test_the_table_shows_why_the_default_is_right(output: str) -> None:
 
 def test_the_log_lines_show_what_shares_a_key(output: str) -> None:
     lines = [match.groupdict() for match in demo.MAPPING.finditer(output)]
-
     for model, owner in ((demo.OLD, "session"), (demo.NEW, "model")):
         found = [line for line in lines if line["model"] == model]
         assert {line["agent"] == "main" for line in found} == {True, False}
@@ -80,10 +79,6 @@ def test_it_ends_at_once_when_told_to() -> None:
         assert process.wait(30)
 
 
-def seen(model: str, session: str, key: str | None) -> demo.Seen:
-    return demo.Seen(model, "user", session, key)
-
-
 @pytest.mark.parametrize(
     ("requests", "is_well"),
     [
@@ -100,7 +95,8 @@ def test_anything_but_one_key_for_each_owner_and_model_fails(
     requests: list[tuple[str, str, str | None]], is_well: bool
 ) -> None:
     with nullcontext() if is_well else pytest.raises(demo.DemoError, match="not exactly one key"):
-        demo.check_keys([seen(*each) for each in requests], "m", attrgetter("session"))
+        seen = [demo.Seen(model, "user", session, key) for model, session, key in requests]
+        demo.check_keys(seen, "m", attrgetter("session"))
 
 
 def test_the_sums_of_the_addon() -> None:

@@ -27,7 +27,6 @@ def test_nothing_is_found() -> None:
 @given(st.binary(max_size=64))
 def test_any_plan_leads_to_a_body_and_places_in_it(plan: bytes) -> None:
     raw, (first, second) = fuzz.broken(plan)
-
     assert 0 <= first <= second <= len(raw)
     assert plan or raw == fuzz.RESPONSES[0]
 
@@ -35,7 +34,6 @@ def test_any_plan_leads_to_a_body_and_places_in_it(plan: bytes) -> None:
 def test_a_plan_changes_a_body() -> None:
     empty, put_in = 1, fuzz.PIECES.index(b"null")
     nothing, two = fuzz.PIECES.index(b""), 3
-
     assert fuzz.broken(number(empty))[0] == b"{}"
     assert fuzz.broken(number(empty, 3, 1, 1, 0, put_in)) == (b"{null}", [1, 3])
     assert fuzz.broken(number(empty, 0, 0, 0, two, nothing)) == (b"", [0, 0])
@@ -81,7 +79,6 @@ def test_what_is_broken_is_found(
 ) -> None:
     monkeypatch.setattr(fuzz, name, broken)
     monkeypatch.setattr(fuzz, "CHECKS", [getattr(fuzz, check)])
-
     with pytest.raises(AssertionError, match=rf"{check}\(b'\{{\"model"):
         fuzz.check(number(5))
 

@@ -30,7 +30,6 @@ def proof(*arguments: str) -> str:
 )
 def test_real_engines_read_more_from_their_caches(arguments: list[str]) -> None:
     printed = proof("--short", *arguments)
-
     without, with_ = re.findall(r"^  all .* ([\d.]+) %", printed, re.MULTILINE)[:2]
     assert float(with_) - float(without) >= 20
     assert re.search(
@@ -41,7 +40,6 @@ def test_real_engines_read_more_from_their_caches(arguments: list[str]) -> None:
 
 def test_no_answer_is_lost_while_a_replica_is_killed_and_started_again() -> None:
     printed = proof("--restart", "--clients", "4", "--router", "stick", "--dialect", "chat")
-
     assert re.search(r"The addon's totals agree: requests=90 ", printed)
     assert re.search(r"engines and addon alike: [\d,]+ in .*the upstream's own", printed)
 
@@ -58,7 +56,6 @@ def test_nothing_is_left_of_one_that_is_ended(tmp_path: Path) -> None:
         assert any(line.startswith("without the addon") for line in process.stdout)
         process.terminate()
         *_, last = process.stdout
-
     assert (last, process.returncode) == ("proof: interrupted\n", 1)
     assert not [*tmp_path.iterdir()]
     commands = subprocess.run(["ps", "-Ao", "args"], capture_output=True, text=True, check=True)

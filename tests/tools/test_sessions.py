@@ -53,14 +53,12 @@ def test_conversations_grow_at_their_end_until_they_are_cleared() -> None:
 
 def test_each_session_alone_stays_below_the_limit_that_a_user_exceeds() -> None:
     minute = [call for call in found() if 60 <= call.at < 120]
-
     assert max(Counter(call.session for call in minute).values()) < 15
     assert max(Counter(call.user for call in minute).values()) > 2 * 15
 
 
 def test_an_unlucky_session() -> None:
     unlucky = unlucky_calls()
-
     bodies = [json.loads(call.body) for call in unlucky]
     breaks = [compare(before, after).end for before, after in pairwise(bodies)]
     assert [end.path for end in breaks if end] == ["tools[0].name"]

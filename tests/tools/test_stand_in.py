@@ -28,7 +28,6 @@ def test_answers_count_by_the_rules_of_the_model() -> None:
         answer = ask(client, PROMPT[: 4 * 2048 - 3])
         kept, dropped = (ask(client, PROMPT[: 4 * 1024], at) for at in (1799, 3600))
         other = ask(client, PROMPT[: 4 * 1024], prompt_cache_key="k")
-
     assert answer.status == 200
     assert ANSWER.encode() in answer.body
     assert usage(answer.body) == (2048, 1920, None, len(ANSWER) // 4)
@@ -41,5 +40,4 @@ def test_another_url_gets_404() -> None:
     stand_in = StandIn()
     with Server(stand_in.respond) as server, Client(server.port) as client:
         assert ask(client, PROMPT, url="/v1/responses").status == 404
-
     assert not stand_in.counts

@@ -9,89 +9,73 @@ from prompt_cache_key.response.refusal import refusal
 KEY = "prompt_cache_key"
 EXTRA = "extra inputs are not permitted"
 PERMITTED = "Extra inputs are not permitted"
-ANTHROPIC = {
-    "type": "error",
-    "error": {"type": "x", "message": f"{KEY}: Extra inputs are not permitted"},
-}
-GEMINI = f'Invalid JSON payload received. Unknown name "{KEY}": Cannot find field.'
+QUOTE = f"Unsupported parameter(s): {KEY}"
 UNKNOWN = f"Unknown parameter: '{KEY}'."
-FORBIDDEN = {
-    "type": "extra_forbidden",
-    "loc": ["body", KEY],
-    "msg": "Extra inputs are not permitted",
-}
+GEMINI = f'Invalid JSON payload received. Unknown name "{KEY}": Cannot find field.'
+BEDROCK = "please reformat your input and try again."
+LITELLM = "litellm.UnsupportedParamsError: groq does not support parameters"
+FORBIDDEN = {"type": "extra_forbidden", "loc": ["body", KEY], "msg": PERMITTED}
 
 
-def said(message: Any) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "invalid_request_error", "param": None}}
+def said(message: Any, **members: Any) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": None} | members}
 
 
-# How each form was seen: by whom, and what the error is called.
-REJECTIONS: list[tuple[Any, str]] = [
-    (ANTHROPIC, EXTRA),
-    ({"message": f"{KEY}: Extra inputs are not permitted"}, EXTRA),
-    (
+def detail(**members: Any) -> dict[str, Any]:
+    return {"detail": [FORBIDDEN | members]}
+
+
+# Each form as it was seen, and what the error is called.
+REJECTIONS: dict[str, list[Any]] = {
+    EXTRA: [
+        said(f"{KEY}: {PERMITTED}") | {"type": "error"},
+        {"message": f"{KEY}: {PERMITTED}"},
         said(
             f"1 validation error for X\n{KEY}\n  {PERMITTED} [type=extra_forbidden, input_value=1]"
         ),
-        EXTRA,
-    ),
-    (
         said(
             f"[{{'type': 'extra_forbidden', 'loc': ('body', '{KEY}'), 'msg': '{PERMITTED}', 'x'}}]"
         ),
-        EXTRA,
-    ),
-    ({"detail": [{**FORBIDDEN, "input": "k"}]}, EXTRA),
-    ({"detail": [{**FORBIDDEN, "type": "value_error.extra", "loc": ["body", "Chat", KEY]}]}, EXTRA),
-    ({"detail": [{"type": "x", "loc": ["body", "messages"]}, FORBIDDEN]}, EXTRA),
-    ({"object": "error", "message": {"detail": [FORBIDDEN]}}, EXTRA),
-    (
-        {"detail": [{"type": "string_type", "loc": ["body", KEY, "str"], "msg": "x"}]},
-        "named in loc",
-    ),
-    ([{"error": {"code": 400, "message": GEMINI, "status": "INVALID_ARGUMENT"}}], "unknown name"),
-    (said("x") | {"details": [{"fieldViolations": [{"description": GEMINI}]}]}, "unknown name"),
-    (said(f"property '{KEY}' is unsupported"), "property is unsupported"),
-    (said(f"body.{KEY}: property 'body.{KEY}' is unsupported"), "property is unsupported"),
-    ({"detail": f"Unsupported parameter(s): `{KEY}`", "status": 400}, "unsupported parameter"),
-    (
+        detail(input="k"),
+        detail(type="value_error.extra", loc=["body", "Chat", KEY]),
+        {"detail": [{"type": "x", "loc": ["body", "messages"]}, FORBIDDEN]},
+        {"object": "error", "message": detail()},
+    ],
+    "named in loc": [detail(type="string_type", loc=["body", KEY, "str"], msg="x")],
+    "unknown name": [
+        [{"error": {"code": 400, "message": GEMINI, "status": "INVALID_ARGUMENT"}}],
+        said("x") | {"details": [{"fieldViolations": [{"description": GEMINI}]}]},
+    ],
+    "property is unsupported": [
+        said(f"property '{KEY}' is unsupported"),
+        said(f"body.{KEY}: property 'body.{KEY}' is unsupported"),
+    ],
+    "unsupported parameter": [
+        {"detail": f"Unsupported parameter(s): `{KEY}`", "status": 400},
         said(f"Validation: Unsupported parameter(s): `store`, `{KEY}`, `user`"),
-        "unsupported parameter",
-    ),
-    ({"detail": f"Unsupported parameter: {KEY}"}, "unsupported parameter"),
-    (
+        {"detail": f"Unsupported parameter: {KEY}"},
         said(f"Unsupported parameter: '{KEY}' is not supported with this model."),
-        "unsupported parameter",
-    ),
-    (said(f"Unrecognized request argument supplied: {KEY}"), "unrecognized request argument"),
-    (
+    ],
+    "unrecognized request argument": [
+        said(f"Unrecognized request argument supplied: {KEY}"),
         said(f"Unrecognized request arguments supplied: {KEY}, store"),
-        "unrecognized request argument",
-    ),
-    (said(UNKNOWN), "unknown parameter"),
-    (
-        {"error": {"param": KEY, "code": "unknown_parameter", "message": UNKNOWN}},
-        "unknown parameter",
-    ),
-    ({"error": {"param": KEY, "code": None, "message": "x"}}, "named in param"),
-    (said(f"Invalid '{KEY}': string too long. Expected at most 64, got 159."), "invalid value"),
-    (
-        said(
-            f"Malformed input request: #: extraneous key [{KEY}] is not permitted, "
-            "please reformat your input and try again."
-        ),
-        "extraneous key",
-    ),
-    (
-        said(
-            "litellm.UnsupportedParamsError: groq does not support parameters: "
-            f"['{KEY}'], for model=x. To drop these, set `litellm.drop_params=True`"
-        ),
-        "unsupported by the provider",
-    ),
-    (said(f"{KEY} is not supported on this model"), "not supported"),
-]
+    ],
+    "unknown parameter": [said(UNKNOWN), said(UNKNOWN, param=KEY, code="unknown_parameter")],
+    "named in param": [said("x", param=KEY, code=None)],
+    "invalid value": [said(f"Invalid '{KEY}': string too long. Expected at most 64, got 159.")],
+    "extraneous key": [
+        said(f"Malformed input request: #: extraneous key [{KEY}] is not permitted, {BEDROCK}")
+    ],
+    "unsupported by the provider": [
+        said(f"{LITELLM}: ['{KEY}'], for model=x. To drop these, set `litellm.drop_params=True`")
+    ],
+    "not supported": [said(f"{KEY} is not supported on this model")],
+}
+FORMS = pytest.mark.parametrize(
+    ("error", "form"),
+    [(error, form) for form, errors in REJECTIONS.items() for error in errors],
+    ids=str,
+)
 
 # What gateways and SDKs make of an upstream's message, or of its whole body.
 WRAPPED = [
@@ -108,25 +92,21 @@ PYTHON = [
     "Error code: 400 - {'error': {'message': \"%s\", 'type': 'x', 'param': 'y'}}",
     "Error code: 400 - {'type': 'error', 'error': {'type': 'x', 'message': '%s'}, 'y': 'z'}",
 ]
-QUOTE = f"Unsupported parameter(s): {KEY}"
 ECHO = {"model": "m", KEY: "k", "param": KEY, "messages": [{"content": QUOTE}]}
 
 # Errors that name the field and do not reject it.
 LOOKALIKES: list[Any] = [
-    {
-        "detail": [
-            {"type": "missing", "loc": ["body", "messages"], "msg": "Field required", "input": ECHO}
-        ]
-    },
-    {"detail": [{"type": "missing", "loc": ["body", KEY], "msg": "Field required"}]},
-    {"detail": [{**FORBIDDEN, "loc": ["body", "messages", 0, KEY]}]},
-    {"detail": [{**FORBIDDEN, "loc": ["body", "tools", 0, "function", "parameters", KEY]}]},
-    {"detail": [{**FORBIDDEN, "loc": ["query", "x"], "ctx": FORBIDDEN}]},
-    {"detail": [{**FORBIDDEN, "loc": f"body.{KEY}"}, {**FORBIDDEN, "loc": []}]},
-    {"error": said("bad request")["error"], "request": ECHO, "body": json.dumps(ECHO)},
-    {"error": {"param": "messages", "message": f"context too long; consider {KEY}"}},
-    {"error": {"param": KEY, "code": "missing_required_parameter", "message": "x"}},
-    {"error": {"param": [KEY], "code": {KEY: 1}, "message": "x"}},
+    detail(type="missing", loc=["body", "messages"], msg="Field required", input=ECHO),
+    detail(type="missing", msg="Field required"),
+    detail(loc=["body", "messages", 0, KEY]),
+    detail(loc=["body", "tools", 0, "function", "parameters", KEY]),
+    detail(loc=["query", "x"], ctx=FORBIDDEN),
+    detail(loc=f"body.{KEY}"),
+    detail(loc=[]),
+    said("bad request") | {"request": ECHO, "body": json.dumps(ECHO)},
+    said(f"context too long; consider {KEY}", param="messages"),
+    said("x", param=KEY, code="missing_required_parameter"),
+    said("x", param=[KEY], code={KEY: 1}),
     said(f"Your input was flagged: {QUOTE}"),
     said(f'Your input "{QUOTE}" was flagged'),
     said(f'"{QUOTE}"'),
@@ -157,7 +137,7 @@ def body(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-@pytest.mark.parametrize(("error", "form"), REJECTIONS, ids=str)
+@FORMS
 def test_rejections(error: Any, form: str) -> None:
     for status in (400, 422):
         assert refusal(status, body(error)) == form
@@ -169,7 +149,7 @@ def test_rejections(error: Any, form: str) -> None:
 
 
 @pytest.mark.parametrize("wrapper", WRAPPED)
-@pytest.mark.parametrize(("error", "form"), REJECTIONS, ids=str)
+@FORMS
 def test_rejections_in_a_gateways_message(error: Any, form: str, wrapper: str) -> None:
     inner = json.dumps(error)
     assert refusal(400, body(said(wrapper % inner))) == form
@@ -234,25 +214,8 @@ def test_hostile_errors(content: bytes) -> None:
     assert refusal(400, content) == ""
 
 
-WORDS = st.sampled_from(
-    [
-        KEY,
-        QUOTE,
-        UNKNOWN,
-        GEMINI,
-        "'",
-        '"',
-        "b'",
-        "{",
-        "}",
-        "[",
-        "\\",
-        "400: ",
-        "Error: ",
-        ", ",
-        "\n",
-    ]
-)
+MARKS = ["'", '"', "b'", "{", "}", "[", "\\", "400: ", "Error: ", ", ", "\n"]
+WORDS = st.sampled_from([KEY, QUOTE, UNKNOWN, GEMINI, *MARKS])
 NAMES = st.sampled_from(["error", "message", "detail", "loc", "param", "code", "type", "raw"])
 ERRORS = st.recursive(
     st.lists(WORDS).map("".join) | st.none() | st.integers(),

@@ -1,4 +1,4 @@
-"""Flows as mitmproxy saves them, made up."""
+"""Flows as mitmproxy saves them, and facts of requests, made up."""
 
 import io
 import json
@@ -7,6 +7,9 @@ from typing import Any, TypeAlias
 from mitmproxy import flow, http
 from mitmproxy.io import FlowWriter
 from mitmproxy.test import tflow
+from prompt_cache_key.judge.verdict import Verdict
+from prompt_cache_key.response.usage import Usage
+from prompt_cache_key.show.facts import RequestFacts
 
 Object: TypeAlias = dict[str, Any]
 
@@ -14,6 +17,7 @@ ID = "57f0d592-a068-417f-84b7-fbb2cd013700"
 OTHER = "90474187-a125-4c07-b606-8b7ff354ae9a"
 URL = "https://gateway.test/v1/messages?beta=true"
 WORDS = "words " * 3000
+TIME = 1_795_600_000.0
 
 
 def request_body(session: str = ID, turns: int = 1, **members: Any) -> Object:
@@ -62,3 +66,15 @@ def saved(*flows: flow.Flow) -> bytes:
     for each in flows:
         writer.add(each)
     return file.getvalue()
+
+
+def facts(
+    after: float = 0,
+    usage: Usage | None = None,
+    verdict: Verdict | None = None,
+    model: str = "m",
+    *,
+    is_first: bool = False,
+) -> RequestFacts:
+    where = "https://gateway.test"
+    return RequestFacts(TIME + after, "main", model, where, "k", usage, is_first, verdict)

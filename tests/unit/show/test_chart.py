@@ -7,17 +7,9 @@ from prompt_cache_key.judge.verdict import Verdict
 from prompt_cache_key.response.usage import Usage
 from prompt_cache_key.show.chart import MAX_BARS, chart, legend, mark, split, swatch
 from prompt_cache_key.show.facts import RequestFacts, sums
+from unit.show.saved import facts
 
-TIME = 1_795_600_000.0
 BROKE = Verdict(8000, 3000, "tools reordered", "tools[0].name", 0, "A", "B", "")
-
-
-def request(
-    after: float = 0, usage: Usage | None = None, verdict: Verdict | None = None
-) -> RequestFacts:
-    return RequestFacts(
-        TIME + after, "main", "m", "https://gateway.test", "k", usage, False, verdict
-    )
 
 
 def drawn(*requests: RequestFacts) -> str:
@@ -51,10 +43,10 @@ def test_the_legend_names_all_parts() -> None:
 
 def test_bars() -> None:
     made = drawn(
-        request(0, Usage(5000, 0, None, None)),
-        request(1, Usage(10_000, 3000, None, None), BROKE),
-        request(2, Usage(2500, None, None, None)),
-        request(3),
+        facts(0, Usage(5000, 0, None, None)),
+        facts(1, Usage(10_000, 3000, None, None), BROKE),
+        facts(2, Usage(2500, None, None, None)),
+        facts(3),
     )
     bars = made.split("<g>")[1:]
     parts = [re.findall(r'class="(\w+)" d="M([\d.]+) ([\d.]+)h.84v-([\d.]+)', bar) for bar in bars]
@@ -73,7 +65,7 @@ def test_bars() -> None:
 
 
 def test_only_the_last_requests_are_drawn() -> None:
-    made = drawn(*(request(number) for number in range(MAX_BARS + 1)))
+    made = drawn(*(facts(number) for number in range(MAX_BARS + 1)))
     assert made.count("<g>") == MAX_BARS
     assert "&lt;0&gt;" not in made
     assert f"&lt;{MAX_BARS}&gt;" in made
@@ -85,7 +77,7 @@ def test_only_the_last_requests_are_drawn() -> None:
 )
 def test_times_fit(count: int, times: int, hidden: int) -> None:
     """Not more than fit a wide screen, and three on a phone."""
-    made = drawn(*(request(number) for number in range(count)))
+    made = drawn(*(facts(number) for number in range(count)))
     labels = re.findall(r"<span(?: class=\"more\")?>(\d\d:\d\d:\d\d)</span>", made)
     assert len(labels) == times
     assert made.count('class="more"') == hidden
@@ -93,7 +85,7 @@ def test_times_fit(count: int, times: int, hidden: int) -> None:
 
 
 def test_times_of_several_days_have_dates() -> None:
-    made = drawn(*(request(number * 9000) for number in range(20)))
+    made = drawn(*(facts(number * 9000) for number in range(20)))
     assert re.search(r"<span>11-2\d \d\d:\d\d</span>", made)
 
 
@@ -107,14 +99,14 @@ def test_times_of_several_days_have_dates() -> None:
     ],
 )
 def test_numbers_beside_a_chart(tokens: int, labels: list[str]) -> None:
-    made = drawn(request(usage=Usage(tokens, 0, None, None)))
+    made = drawn(facts(usage=Usage(tokens, 0, None, None)))
     assert re.findall(r"<span>([^<:]*)</span>", made) == labels
 
 
 def test_split() -> None:
     requests = [
-        request(usage=Usage(8000, 3000, None, None), verdict=BROKE._replace(expected=5000)),
-        request(usage=Usage(2000, None, None, None)),
+        facts(usage=Usage(8000, 3000, None, None), verdict=BROKE._replace(expected=5000)),
+        facts(usage=Usage(2000, None, None, None)),
     ]
     parts = re.findall(r'class="(\w+)" d="M([\d.]+) 0h([\d.]+)v1h', split(sums(requests, None)))
     assert parts == [

@@ -1,72 +1,63 @@
+from typing import Any
+
 import pytest
 from prompt_cache_key.judge.verdict import Verdict
 from prompt_cache_key.response.usage import Usage
 from prompt_cache_key.show.facts import (
     Cause,
     Prices,
-    RequestFacts,
+    Sums,
     as_json,
     causes,
     report_of,
     sums,
 )
+from unit.show.saved import TIME, facts
 
 PRICES = Prices(input=2.0, cached=0.2, written=3.0, output=10.0)
 MISS = Verdict(1500, 500, "tool added: B", "tools[1]", 0, "", "B", "a remedy")
 
 
-def request(
-    time: float = 1,
-    usage: Usage | None = None,
-    verdict: Verdict | None = None,
-    *,
-    model: str = "m",
-    is_first: bool = False,
-) -> RequestFacts:
-    return RequestFacts(time, "main", model, "https://gateway.test", "k", usage, is_first, verdict)
-
-
 REQUESTS = [
-    request(1, Usage(1000, 0, 500, 10), is_first=True),
-    request(2, Usage(3000, 500, None, None), MISS),
-    request(3),
-    request(4, Usage(5000, None, None, None)),
-    request(5, Usage(4000, 500, None, None), MISS._replace(cause="tool added: C")),
+    facts(1, Usage(1000, 0, 500, 10), is_first=True),
+    facts(2, Usage(3000, 500, None, None), MISS),
+    facts(3),
+    facts(4, Usage(5000, None, None, None)),
+    facts(5, Usage(4000, 500, None, None), MISS._replace(cause="tool added: C")),
 ]
 
 
 @pytest.mark.parametrize(
-    ("usage", "cost"),
+    ("counts", "cost"),
     [
-        (Usage(1_000_000, 0, None, None), 2.0),
-        (Usage(1_000_000, None, None, None), 2.0),
-        (Usage(1_000_000, 1_000_000, None, None), 0.2),
-        (Usage(1_000_000, 500_000, 500_000, 100_000), 0.1 + 1.5 + 1.0),
-        (Usage(1_000_000, 500_000, 250_000, 0), 0.1 + 0.75 + 0.5),
-        # more written than there was
-        (Usage(1_000_000, 0, 2_000_000, None), 6.0),
+        ((0, None, None), 2.0),
+        ((None, None, None), 2.0),
+        ((1_000_000, None, None), 0.2),
+        ((500_000, 500_000, 100_000), 0.1 + 1.5 + 1.0),
+        ((500_000, 250_000, 0), 0.1 + 0.75 + 0.5),
+        ((0, 2_000_000, None), 6.0),  # more written than there was
     ],
 )
-def test_cost(usage: Usage, cost: float) -> None:
-    assert PRICES.cost(usage) == pytest.approx(cost)
+def test_cost(counts: Any, cost: float) -> None:
+    assert PRICES.cost(Usage(1_000_000, *counts)) == pytest.approx(cost)
 
 
 def test_sums() -> None:
-    assert sums(REQUESTS, None)._asdict() == {
-        "requests": 5,
-        "without_usage": 1,
-        "misses": 2,
-        "prompt_tokens": 13_000,
-        "measured_tokens": 8000,
-        "cached_tokens": 1000,
-        "lost_tokens": 2000,
-        "new_tokens": 5000,
-        "written_tokens": 500,
-        "output_tokens": 10,
-        "hit_percent": 12.5,
-        "cost": None,
-        "cost_without_cache": None,
-    }
+    assert sums(REQUESTS, None) == Sums(
+        requests=5,
+        without_usage=1,
+        misses=2,
+        prompt_tokens=13_000,
+        measured_tokens=8000,
+        cached_tokens=1000,
+        lost_tokens=2000,
+        new_tokens=5000,
+        written_tokens=500,
+        output_tokens=10,
+        hit_percent=12.5,
+        cost=None,
+        cost_without_cache=None,
+    )
     priced = sums(REQUESTS[:2], PRICES)
     assert priced.cost == pytest.approx((500 * 2 + 500 * 3 + 2500 * 2 + 500 * 0.2 + 100) / 1e6)
     assert priced.cost_without_cache == pytest.approx((4000 * 2 + 10 * 10) / 1e6)
@@ -74,8 +65,8 @@ def test_sums() -> None:
 
 def test_no_cache_data_is_no_hit_rate() -> None:
     assert sums([], None).hit_percent is None
-    assert sums([request(usage=Usage(5000, None, None, None))], None).hit_percent is None
-    assert sums([request(usage=Usage(5000, 0, None, None))], None).hit_percent == 0
+    assert sums([facts(usage=Usage(5000, None, None, None))], None).hit_percent is None
+    assert sums([facts(usage=Usage(5000, 0, None, None))], None).hit_percent == 0
 
 
 def test_causes() -> None:
@@ -91,17 +82,17 @@ def test_causes() -> None:
 
 
 def test_what_lost_most_comes_first() -> None:
-    new = request(usage=Usage(9000, 0, None, None), model="n")
+    new = facts(usage=Usage(9000, 0, None, None), model="n")
     made = report_of(
         "flows",
-        {"a": [new], "b": [REQUESTS[1], new._replace(time=0)], "c": [request()]},
+        {"a": [new], "b": [REQUESTS[1], new._replace(time=TIME)], "c": [facts()]},
         warnings=["w"],
         prices=PRICES,
     )
     assert (made.title, made.warnings, made.prices) == ("flows", ["w"], PRICES)
     assert [session.id for session in made.sessions] == ["b", "a", "c"]
     session = made.sessions[0]
-    assert [each.time for each in session.requests] == [0, 2]
+    assert [each.time - TIME for each in session.requests] == [0, 2]
     assert [speaker[1] for speaker, _ in session.speakers] == ["m", "n"]
     assert [of.lost_tokens for _, of in session.speakers] == [1000, 0]
     assert (made.sums.requests, session.sums.requests) == (4, 2)
@@ -113,15 +104,6 @@ def test_as_json() -> None:
     assert made["causes"][0]["tokens"] == 1000
     [session] = made["sessions"]
     assert session["speakers"] == [[["main", "m", "https://gateway.test"], session["sums"]]]
-    assert session["requests"] == [
-        {
-            "time": 2,
-            "agent": "main",
-            "model": "m",
-            "endpoint": "https://gateway.test",
-            "key": "k",
-            "usage": {"input": 3000, "cached": 500, "written": None, "output": None},
-            "is_first": False,
-            "verdict": {**MISS._asdict(), "lost": 1000},
-        }
-    ]
+    usage = {"input": 3000, "cached": 500, "written": None, "output": None}
+    verdict = {**MISS._asdict(), "lost": 1000}
+    assert session["requests"] == [REQUESTS[1]._asdict() | {"usage": usage, "verdict": verdict}]

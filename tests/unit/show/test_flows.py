@@ -8,7 +8,7 @@ from mitmproxy import flow, http
 from mitmproxy.test import tflow
 from prompt_cache_key.response.usage import Usage
 from prompt_cache_key.show.flows import SessionRequest, read, sessions_in
-from unit.show.saved import ID, URL, Object, exchange, request_body, usage_body
+from unit.show.saved import ID, URL, exchange, request_body, usage_body
 
 
 def asked(each: flow.Flow) -> SessionRequest:
@@ -21,12 +21,9 @@ def asked(each: flow.Flow) -> SessionRequest:
     ("each", "agent"),
     [
         (exchange(request_body()), "main"),
-        (exchange(b"{}", x_claude_code_session_id=ID), "main"),
         (exchange(b"", x_claude_code_session_id=ID, x_claude_code_agent_id="a1"), "a1"),
-        (exchange(b"[1]", x_claude_code_session_id=ID), "main"),
         (exchange(b"{1}", x_claude_code_session_id=ID), "main"),
         (exchange({"user": json.dumps({"session_id": ID})}), "main"),
-        (exchange({"prompt_cache_key": json.dumps({"session_id": ID})}), "main"),
         (exchange(request_body(), x_claude_code_agent_id="x" * 300), "unknown"),
     ],
 )
@@ -50,34 +47,18 @@ def test_metadata_of_another_type() -> None:
     found = asked(each)
     assert (found.session, found.agent, found.sent.key) == (f"['{ID}']", "7", "\"{'a': 1}\"")
     each.metadata = None  # type: ignore[assignment]
-    assert asked(each).session == ID
+    assert [*sessions_in([each])] == [ID]
 
 
 @pytest.mark.parametrize(
-    ("members", "key"),
-    [
-        ({}, ""),
-        ({"prompt_cache_key": "k1"}, "k1"),
-        ({"prompt_cache_key": " "}, ""),
-        ({"prompt_cache_key": None}, ""),
-        ({"prompt_cache_key": 7}, "7"),
-        ({"prompt_cache_key": "a\n\u202eb"}, r'"a\n\u202eb"'),
-    ],
+    ("own", "key"),
+    [("k1", "k1"), (" ", ""), (None, ""), (7, "7"), ("a\n\u202eb", r'"a\n\u202eb"')],
 )
-def test_key_that_a_request_has(members: Object, key: str) -> None:
-    assert asked(exchange(request_body(**members))).sent.key == key
+def test_key_that_a_request_has(own: Any, key: str) -> None:
+    assert asked(exchange(request_body(prompt_cache_key=own))).sent.key == key
 
 
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [
-        ("gpt-5.4", "gpt-5.4"),
-        (7, "unknown"),
-        ("\ud83d", r'"\ud83d"'),
-        ("\x1b[31m\x9b", r'"\u001b[31m\u009b"'),
-        ("x" * 300, rf'"{"x" * 255}\u2026"'),
-    ],
-)
+@pytest.mark.parametrize(("model", "name"), [(7, "unknown"), ("\x1b[31m", r'"\u001b[31m"')])
 def test_names_are_written_as_in_the_log(model: Any, name: str) -> None:
     assert asked(exchange(request_body(model=model))).model == name
 
@@ -108,15 +89,7 @@ def test_how_long_the_upstream_keeps_a_prefix(url: str, host: str, keep: int) ->
     assert asked(each).upstream.keep == keep
 
 
-@pytest.mark.parametrize(
-    "each",
-    [
-        exchange({"model": "gpt-5.4", "messages": []}),
-        exchange(b"\xff"),
-        tflow.ttcpflow(),
-        tflow.tdnsflow(),
-    ],
-)
+@pytest.mark.parametrize("each", [exchange({"model": "m"}), exchange(b"\xff"), tflow.ttcpflow()])
 def test_other_flows(each: flow.Flow) -> None:
     assert read(each) is None
 
@@ -145,13 +118,9 @@ def encoded(coding: str) -> http.Response:
     ("response", "usage"),
     [
         (answer(EVENTS), SEEN),
-        (encoded("gzip"), SEEN),
-        (encoded("br"), SEEN),
         (encoded("zstd"), SEEN),
-        # broke off
         (answer(gzip.compress(EVENTS)[:-9], **{"content-encoding": "gzip"}), SEEN),
         (answer(b"no brotli", **{"content-encoding": "br"}), None),
-        (http.Response.make(529, b""), None),
         (answer(None), None),
         (None, None),
     ],
@@ -181,13 +150,10 @@ def test_sessions_in() -> None:
         ("a1", True, 0),
         ("main", False, 8872),
     ]
-    assert [each.verdict and each.verdict.cause for each in requests[3:]] == [
-        None,
-        "a pause of 10m",
-    ]
-    [(_, requests)] = sessions_in(flows, keep=3600).items()
-    assert requests[-1].verdict
-    assert requests[-1].verdict.cause == "the upstream's own"
+    for keep, cause in ((None, "a pause of 10m"), (3600, "the upstream's own")):
+        verdict = sessions_in(flows, keep)[ID][-1].verdict
+        assert verdict
+        assert verdict.cause == cause
 
 
 def test_recorded_conversations() -> None:

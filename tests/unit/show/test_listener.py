@@ -24,10 +24,8 @@ def flow_of(host: str = HOST, mode: str = "regular", **headers: str) -> http.HTT
     named = http.Headers([(name.encode(), value.encode()) for name, value in fields.items()])
     request = tutils.treq(method=b"GET", path=b"/prompt-cache", headers=named)
     flow = tflow.tflow(req=request, live=True)
-    flow.client_conn.peername, flow.client_conn.sockname = (
-        ("127.0.0.1", 50_000),
-        ("127.0.0.1", 8080),
-    )
+    flow.client_conn.peername = ("127.0.0.1", 50_000)
+    flow.client_conn.sockname = ("127.0.0.1", 8080)
     flow.client_conn.proxy_mode = ProxyMode.parse(mode)
     return flow
 
@@ -53,29 +51,29 @@ def test_it_answers(page: LivePage) -> None:
     assert response.text.startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize("headers", [{"content-length": "3"}, {"transfer-encoding": "chunked"}])
-def test_a_request_with_a_body_is_not_for_the_page(page: LivePage, headers: dict[str, str]) -> None:
-    assert not ask(page, flow_of(**headers))
-
-
-@pytest.mark.parametrize("path", ["/v1/messages", "/prompt-caches", "http://a.test/prompt-cache"])
-def test_other_paths(page: LivePage, path: str) -> None:
-    flow = flow_of()
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/prompt-cache", {"content-length": "3"}),
+        ("/prompt-cache", {"transfer-encoding": "chunked"}),
+        ("/v1/messages", {}),
+        ("/prompt-caches", {}),
+        ("http://a.test/prompt-cache", {}),
+    ],
+)
+def test_a_body_or_another_path(page: LivePage, path: str, headers: dict[str, str]) -> None:
+    flow = flow_of(**headers)
     flow.request.path = path
     assert not ask(page, flow)
 
 
-@pytest.mark.parametrize("other", ["is over", "is replayed", "comes from nowhere"])
-def test_other_flows(page: LivePage, other: str) -> None:
-    flow = flow_of()
-    if other == "is over":
-        flow.response = tutils.tresp(content=b"theirs")
-    elif other == "is replayed":
-        flow.live = False
-    else:
-        flow.client_conn.peername = flow.client_conn.sockname = None  # type: ignore[assignment]
-    response = ask(page, flow)
-    assert not response or response.content == b"theirs"
+def test_other_flows(page: LivePage) -> None:
+    over, replayed, from_nowhere = (flow_of() for _ in range(3))
+    over.response = theirs = tutils.tresp()
+    replayed.live = False
+    from_nowhere.client_conn.peername = None  # type: ignore[assignment]
+    from_nowhere.client_conn.sockname = None  # type: ignore[assignment]
+    assert [ask(page, each) for each in (over, replayed, from_nowhere)] == [theirs, None, None]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1"])

@@ -4,18 +4,9 @@ from typing import Any
 import pytest
 from prompt_cache_key.judge.verdict import Verdict
 from prompt_cache_key.response.usage import Usage
+from prompt_cache_key.show import live
 from prompt_cache_key.show.facts import RequestFacts
-from prompt_cache_key.show.live import (
-    HEADERS,
-    MAX_REQUESTS,
-    NAME,
-    Ask,
-    Recent,
-    answer,
-    host_of,
-    is_near,
-    is_ours,
-)
+from prompt_cache_key.show.live import HEADERS, NAME, Ask, Recent
 
 PATH = "/prompt-cache"
 ASK = Ask("GET", "127.0.0.1:8080", PATH, {}, "127.0.0.1", "127.0.0.1", 8080)
@@ -25,57 +16,44 @@ REQUEST = RequestFacts(
 VERDICT = Verdict(24_000, 0, "tools reordered", "tools[1]", 9, "<a>", "<b>", "")
 
 
+def one_of(**values: list[Any]) -> list[dict[str, Any]]:
+    return [{name: value} for name, each in values.items() for value in each]
+
+
 @pytest.mark.parametrize(
     "changed",
     [
-        {},
-        {"method": "HEAD"},
-        {"path": PATH + ".json"},
-        {"path": PATH + ".json?session=abc"},
-        {"host": "localhost:8080"},
-        {"host": "LOCALHOST:8080"},
+        *one_of(method=["GET", "HEAD"], path=[PATH + ".json", PATH + ".json?session=abc"]),
+        *one_of(host=["localhost:8080", "LOCALHOST:8080", NAME]),
+        {"host": NAME, "path": "/"},
+        {"host": "localhost", "port": 80},
         {"host": "[::1]:8080", "client": "::1", "listener": "::1"},
         {"client": "::ffff:127.0.0.1", "listener": "::ffff:127.0.0.1"},
         {"client": "192.168.1.5", "listener": "192.168.1.5", "host": "192.168.1.5:8080"},
-        {"host": "localhost", "port": 80},
-        {"host": NAME},
-        {"host": NAME, "path": "/"},
     ],
 )
 def test_what_is_answered(changed: dict[str, Any]) -> None:
-    assert is_ours(ASK._replace(**changed), PATH)
+    assert live.is_ours(ASK._replace(**changed), PATH)
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"method": "POST"},
-        {"method": "OPTIONS"},
-        {"path": "/"},
-        {"path": PATH + "/"},
-        {"path": PATH + ".html"},
-        {"path": "/v1" + PATH},
-        {"host": ""},
-        {"host": "127.0.0.1"},
-        {"host": "127.0.0.1:8081"},
-        {"host": "evil.example:8080"},
-        {"host": "localhost.evil.example:8080"},
-        {"host": f"{NAME}.evil.example"},
-        {"client": "192.168.1.6", "listener": "192.168.1.5"},
+        *one_of(method=["POST", "OPTIONS"], path=["/", PATH + "/", PATH + ".html", "/v1" + PATH]),
+        *one_of(host=["", "127.0.0.1", "127.0.0.1:8081", "evil.example:8080"]),
+        *one_of(host=["localhost.evil.example:8080", f"{NAME}.evil.example"]),
+        *one_of(client=["", "127.0.0.1.evil.example", "192.168.1.6"]),
         {"client": "192.168.1.6", "listener": "192.168.1.5", "host": NAME},
-        {"client": ""},
-        {"client": "127.0.0.1.evil.example"},
-        {"headers": {"x-forwarded-for": "203.0.113.9"}},
-        {"headers": {"via": "1.1 proxy"}},
+        *one_of(headers=[{"x-forwarded-for": "203.0.113.9"}, {"via": "1.1 proxy"}]),
     ],
 )
 def test_what_is_not_ours(changed: dict[str, Any]) -> None:
-    assert not is_ours(ASK._replace(**changed), PATH)
+    assert not live.is_ours(ASK._replace(**changed), PATH)
 
 
 def test_no_page_at_all() -> None:
-    assert not is_ours(ASK._replace(path=""), "")
-    assert not is_ours(ASK._replace(path=".json"), "")
+    assert not live.is_ours(ASK._replace(path=""), "")
+    assert not live.is_ours(ASK._replace(path=".json"), "")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +61,7 @@ def test_no_page_at_all() -> None:
     [("127.9.9.9", True), ("::1%lo", True), ("fe80::1%eth0", False), ("::ffff:10.0.0.1", False)],
 )
 def test_addresses(client: str, near: bool) -> None:
-    assert is_near(client, "10.0.0.2") is near
+    assert live.is_near(client, "10.0.0.2") is near
 
 
 @pytest.mark.parametrize(
@@ -100,14 +78,14 @@ def test_addresses(client: str, near: bool) -> None:
     ],
 )
 def test_host_of(head: bytes, host: str) -> None:
-    assert host_of(head) == host
+    assert live.host_of(head) == host
 
 
 def test_the_page() -> None:
     recent = Recent()
     recent.add("abc", REQUEST)
     recent.add("</script>\x1b", REQUEST._replace(model="\x1b" * 10**6, verdict=VERDICT))
-    headers, body = answer(ASK, recent.copy())
+    headers, body = live.answer(ASK, recent.copy())
     assert headers == HEADERS | {"Content-Type": "text/html; charset=utf-8"}
     page = body.decode()
     assert '<meta http-equiv="refresh" content="5">' in page
@@ -117,36 +95,38 @@ def test_the_page() -> None:
     assert "</script" not in page
     assert "\x1b" not in page
     assert len(page) < 20_000
-    assert answer(ASK._replace(method="HEAD"), recent.copy()) == (headers, b"")
+    assert live.answer(ASK._replace(method="HEAD"), recent.copy()) == (headers, b"")
+    assert b"<h1>" in live.answer(ASK, []).body
 
 
-def test_the_page_before_any_request() -> None:
-    assert b"<h1>" in answer(ASK, []).body
-
-
-def test_the_json() -> None:
+@pytest.mark.parametrize(
+    ("query", "sessions"),
+    [
+        ("", ["abc", '"d e"']),
+        ("?session=abc", ["abc"]),
+        ("?session=d+e", ['"d e"']),
+        ("?session=x", []),
+    ],
+)
+def test_the_json(query: str, sessions: list[str]) -> None:
     recent = Recent()
     recent.add("abc", REQUEST)
-    recent.add("d e", REQUEST._replace(verdict=VERDICT))
-    ask = ASK._replace(path=PATH + ".json")
-    headers, body = answer(ask, recent.copy())
+    recent.add("d e", REQUEST)
+    headers, body = live.answer(ASK._replace(path=f"{PATH}.json{query}"), recent.copy())
     assert headers == HEADERS | {"Content-Type": "application/json"}
     facts = json.loads(body)
-    assert (facts["title"], facts["sums"]["requests"]) == ("live", 2)
-    assert {session["id"] for session in facts["sessions"]} == {"abc", '"d e"'}
-    for query, sessions in (
-        ("session=abc", ["abc"]),
-        ("session=d+e", ['"d e"']),
-        ("session=x", []),
-    ):
-        facts = json.loads(answer(ask._replace(path=f"{ask.path}?{query}"), recent.copy()).body)
-        assert [session["id"] for session in facts["sessions"]] == sessions
+    assert (facts["title"], facts["sums"]["requests"]) == ("live", len(sessions))
+    assert [session["id"] for session in facts["sessions"]] == sessions
 
 
 def test_only_the_last_requests_are_kept() -> None:
     recent = Recent()
-    for number in range(MAX_REQUESTS + 1):
+    for number in range(live.MAX_REQUESTS + 1):
         recent.add(str(number), REQUEST)
     sessions = [session for session, _ in recent.copy()]
-    assert (sessions[0], sessions[-1], len(sessions)) == ("1", str(MAX_REQUESTS), MAX_REQUESTS)
-    assert b"live, the last 1,000 requests" in answer(ASK, recent.copy()).body
+    assert (sessions[0], sessions[-1], len(sessions)) == (
+        "1",
+        str(live.MAX_REQUESTS),
+        live.MAX_REQUESTS,
+    )
+    assert b"live, the last 1,000 requests" in live.answer(ASK, recent.copy()).body

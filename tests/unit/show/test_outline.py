@@ -55,13 +55,8 @@ def test_where_the_cache_ends(cached: int, before: int) -> None:
 
 def test_the_estimate_is_scaled_to_what_was_reported() -> None:
     lines = draw(BODY, input=50_000, cached=29_952)
-    assert [line.split()[0] for line in lines[4:9]] == [
-        "10,000",
-        "20,000",
-        "30,000",
-        "────",
-        "40,000",
-    ]
+    starts = [line.split()[0] for line in lines[4:9]]
+    assert starts == ["10,000", "20,000", "30,000", "────", "40,000"]
     assert lines[-1].endswith("four characters each, scaled to the 50,000 reported")
     assert not any("cache up to" in line for line in draw(BODY, input=50_000))
 
@@ -94,56 +89,41 @@ def test_what_was_lost_without_a_break() -> None:
     assert lines[4:-2] == ["──── a pause of 0:12:00, 1,234 tokens lost ────", *LINES]
 
 
+TOOLS_OF_CHAT = [{"type": "function", "function": {"name": "A"}}, {"type": "web_search"}, 1]
+NO_PROMPT = "There is no prompt: no tools, no system prompt, no messages, no input."
+
+
 @pytest.mark.parametrize(
-    ("body", "lines"),
+    ("body", "heading", "lines"),
     [
         (
             {"instructions": "be good", "input": "hello", "previous_response_id": "resp_1"},
-            [
-                "follows  resp_1",
-                "",
-                "   tokens characters",
-                "        2          7  instructions text  be good",
-                "        3          5  input text         hello",
-            ],
+            ["follows  resp_1"],
+            ["2          7  instructions text  be good", "3          5  input text         hello"],
         ),
         (
-            {
-                "tools": [
-                    {"type": "function", "function": {"name": "A"}},
-                    {"type": "web_search"},
-                    1,
-                ],
-                "messages": [{"role": "system", "content": "be good"}],
-            },
+            {"tools": TOOLS_OF_CHAT, "messages": [{"role": "system", "content": "be good"}]},
+            [],
             [
-                "",
-                "   tokens characters",
-                "       17         69  tools: 3         A, web_search, 1",
-                "       20         13  [0] system text  be good",
+                "17         69  tools: 3         A, web_search, 1",
+                "20         13  [0] system text  be good",
             ],
         ),
         (
             {"tools": {"a": "b"}, "input": [{"type": "item_reference", "id": "1"}]},
-            [
-                "",
-                "   tokens characters",
-                "        3         11  tools: 1            None",
-                "        6         15  [0] item_reference",
-            ],
-        ),
-        (
-            {"model": 5, "messages": []},
-            [
-                "model    5",
-                "",
-                "There is no prompt: no tools, no system prompt, no messages, no input.",
-            ],
+            [],
+            ["3         11  tools: 1            None", "6         15  [0] item_reference"],
         ),
     ],
 )
-def test_other_bodies(body: Any, lines: list[str]) -> None:
-    assert draw(body)[: len(lines)] == lines
+def test_other_bodies(body: Any, heading: list[str], lines: list[str]) -> None:
+    drawn = draw(body)[:-2]
+    assert drawn[:-2] == [*heading, "", "   tokens characters"]
+    assert [line.strip() for line in drawn[-2:]] == lines
+
+
+def test_a_body_without_a_prompt() -> None:
+    assert draw({"model": 5, "messages": []}) == ["model    5", "", NO_PROMPT]
 
 
 @pytest.mark.parametrize(

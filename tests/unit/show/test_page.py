@@ -2,6 +2,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,8 @@ from prompt_cache_key.judge.verdict import Verdict
 from prompt_cache_key.response.usage import Usage
 from prompt_cache_key.show.facts import Prices, Report, RequestFacts, report_of
 from prompt_cache_key.show.page import FEW, MAX_MISSES, MAX_SESSIONS, page, percent
+from unit.show.saved import TIME, facts
 
-TIME = 1_795_600_000.0
 USAGE = Usage(10_000, 2500, None, 20)
 BROKE = Verdict(
     9000, 2500, "tools reordered", "tools[0].name", 7, "old text", "new text", "keep the order"
@@ -29,14 +30,8 @@ def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def request(
-    after: float = 0,
-    usage: Usage | None = USAGE,
-    verdict: Verdict | None = None,
-    model: str = "gpt-5.4",
-) -> RequestFacts:
-    where = "https://gateway.test"
-    return RequestFacts(TIME + after, "main", model, where, "k", usage, False, verdict)
+def request(after: float = 0, usage: Usage | None = USAGE, **more: Any) -> RequestFacts:
+    return facts(after, usage, **more)
 
 
 def report(*requests: RequestFacts, prices: Prices | None = None) -> Report:
@@ -96,19 +91,11 @@ def hostile(words: str) -> Report:
     return report_of(words, {words: requests}, warnings=[words])
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "<script>alert(1)</script>",
-        '"><img src=x onerror=alert(1)>',
-        "'-alert(1)-'",
-        "</title></style></svg><h1>",
-        "<!-- ",
-        "&lt;b&gt; &#60;",
-        "]]><![CDATA[",
-        "{} %s \\",
-    ],
-)
+MARKUP = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "'-alert(1)-'", "<!-- "]
+OTHER_MARKS = ["</title></style></svg><h1>", "&lt;b&gt; &#60;", "]]><![CDATA[", "{} %s \\"]
+
+
+@pytest.mark.parametrize("words", MARKUP + OTHER_MARKS)
 def test_what_comes_from_the_flows_is_text(words: str) -> None:
     reader, harmless = Reader(hostile(words)), Reader(hostile("harmless"))
     assert reader.tags == harmless.tags
@@ -139,36 +126,53 @@ def test_the_page_fits_a_phone_and_both_schemes() -> None:
     assert "max-width: 640px" in reader.html
 
 
-@pytest.mark.parametrize(("refresh", "count"), [(0, 0), (5, 1)])
-def test_a_browser_can_be_told_to_get_it_anew(refresh: int, count: int) -> None:
-    reader = Reader(report(request()), refresh)
-    assert reader.count("meta", **{"http-equiv": "refresh", "content": "5"}) == count
+def test_a_browser_can_be_told_to_get_it_anew() -> None:
+    for refresh, count in ((0, 0), (5, 1)):
+        reader = Reader(report(request()), refresh)
+        assert reader.count("meta", **{"http-equiv": "refresh", "content": "5"}) == count
 
 
 # Numbers
 
 
-def test_tiles() -> None:
-    made = report(request(), request(1, Usage(1_500_000, 0, None, 1000)), request(2, verdict=BROKE))
-    text = Reader(made).text
-    assert "saved.flows: 2026-11-25 09:46:40 to 2026-11-25 09:46:42 UTC" in text
-    assert "3 requests sessions 1 1,520,000 prompt tokens output tokens 1,040" in text
-    assert "5,000 from the cache hit rate 0.3 %" in text
-    assert "6,500 lost requests that should have hit 1 1,508,500 new" in text
-    assert "cost" not in text
+WHOLE = report(
+    request(),
+    request(1, verdict=BROKE),
+    request(2, Usage(1_500_000, 0, None, 1000)),
+    request(3, Usage(5000, None, None, None), model="mini"),
+    request(4, None),
+    prices=PRICES,
+)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "saved.flows: 2026-11-25 09:46:40 to 2026-11-25 09:46:44 UTC",
+        "Responses without usage, whose tokens count nowhere: 1.",
+        "Prompt tokens of upstreams that report no cached tokens: 5,000.",
+        "5 requests sessions 1 1,525,000 prompt tokens output tokens 1,040",
+        "5,000 from the cache hit rate 0.3 %",
+        "6,500 lost requests that should have hit 1 1,508,500 new",
+        "1.91 cost without a cache 1.92; per million: input 1.25, cached 0.125,",
+        "tools reordered keep the order 6,500 tokens requests 1",
+        "new text 1,508,500 tokens requests 3",
+        "57f0d592 2026-11-25 09:46:40: requests 5, prompt tokens 1,525,000, hit rate 0.3 %, "
+        "lost 6,500, cost 1.91",
+        "main m https://gateway.test 4 1,520,000 5,000 6,500 0.3 %",
+        "main mini https://gateway.test 1 5,000 0 0 no cache data",
+        "#2 09:46:41 main m: 2,500 of 10,000 prompt tokens cached, lost 6,500: tools "
+        "reordered tools[0].name, character 7: old text new text What helps: keep the order",
+        "#4 09:46:43 main mini: ? of 5,000 prompt tokens cached",
+        "#5 09:46:44 main m: no usage",
+    ],
+)
+def test_what_the_page_says(words: str) -> None:
+    assert words in Reader(WHOLE).text
 
 
 def test_costs_are_shown_with_prices_only() -> None:
-    usage = Usage(2_000_000, 1_000_000, None, 100_000)
-    text = Reader(report(request(usage=usage), prices=PRICES)).text
-    assert "2.38 cost without a cache 3.50; per million: input 1.25, cached 0.125," in text
-    assert "hit rate 50.0 %, lost 0, cost 2.38" in text
-
-
-def test_causes_and_what_helps() -> None:
-    text = Reader(report(request(), request(1, verdict=BROKE), request(2, verdict=BROKE))).text
-    assert "tools reordered keep the order 13,000 tokens requests 2" in text
-    assert "new text 9,500 tokens requests 3" in text
+    assert "cost" not in Reader(report(request())).text
 
 
 @pytest.mark.parametrize(
@@ -178,27 +182,10 @@ def test_percent(share: float | None, words: str) -> None:
     assert percent(share) == words
 
 
-def test_no_cache_data_is_no_hit_rate() -> None:
-    text = Reader(report(request(usage=Usage(5000, None, None, None)))).text
-    assert "0 from the cache hit rate no cache data" in text
-    assert "Prompt tokens of upstreams that report no cached tokens: 5,000." in text
-    assert "#1 09:46:40 main gpt-5.4: ? of 5,000 prompt tokens cached" in text
-    assert "0.0 %" not in text
-
-
-def test_a_session_and_its_speakers() -> None:
-    made = report(request(), request(60, model="gpt-5.4-mini"), request(120, verdict=BROKE))
-    text = Reader(made).text
-    assert "57f0d592 2026-11-25 09:46:40: requests 3, prompt tokens 30,000, hit rate 25.0 %" in text
-    assert "main gpt-5.4 https://gateway.test 2 20,000 5,000 6,500 25.0 %" in text
-    assert "main gpt-5.4-mini https://gateway.test 1 10,000 2,500 0 25.0 %" in text
-
-
 @pytest.mark.parametrize(
     ("made", "warnings"),
     [
         (report(request(), request()), []),
-        (report(request(), request(1, None)), ["whose tokens count nowhere: 1."]),
         (report_of("f", {"a": [request()]}, warnings=["one", "two"]), ["one", "two"]),
         (report_of("f", {}), ["No request of a Claude Code session has been answered yet."]),
     ],
@@ -220,16 +207,12 @@ def test_only_so_many_sessions_are_shown() -> None:
 
 
 def test_a_miss_says_where_and_what_helps() -> None:
-    reader = Reader(report(request(), request(1, verdict=BROKE)))
-    assert (
-        "#2 09:46:41 main gpt-5.4: 2,500 of 10,000 prompt tokens cached, lost 6,500: tools "
-        "reordered tools[0].name, character 7: old text new text What helps: keep the order"
-    ) in reader.text
-    assert (reader.count("del"), reader.count("ins")) == (1, 1)
     own = BROKE._replace(cause="the upstream's own", path="", remedy="")
-    reader = Reader(report(request(verdict=own)))
-    assert (reader.count("del"), reader.text.count("What helps")) == (0, 0)
-    assert "more misses" not in reader.text
+    for verdict, count in ((BROKE, 1), (own, 0)):
+        reader = Reader(report(request(verdict=verdict)))
+        assert (reader.count("del"), reader.count("ins")) == (count, count)
+        assert reader.text.count("What helps") == count
+        assert "more misses" not in reader.text
 
 
 def test_the_worst_of_each_cause_is_shown_without_a_click() -> None:

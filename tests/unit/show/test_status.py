@@ -7,35 +7,26 @@ from prompt_cache_key.show.status import listener_of, session_of, status
 LOST = [{"words": "tools reordered", "is_lost": True, "tokens": 24_064}]
 
 
-@pytest.mark.parametrize(
-    ("given", "session"),
-    [
-        (b'{"session_id": "abc", "model": {}}', "abc"),
-        (b'{"session_id": 5}', ""),
-        (b"{}", ""),
-        (b"[]", ""),
-        (b"", ""),
-        (b"\xff", ""),
-        (b"[" * 100_000, ""),
-    ],
-)
-def test_session_of(given: bytes, session: str) -> None:
-    assert session_of(given) == session
+GATEWAY = {"ANTHROPIC_BASE_URL": "http://gateway.test:9000"}
+NO_JSON = [b"", b"<html>", b"\xff", b"[" * 100_000]
+
+
+@pytest.mark.parametrize("given", [b'{"session_id": 5}', b"{}", b"[]", *NO_JSON])
+def test_session_of(given: bytes) -> None:
+    assert session_of(given) == ""
+    assert session_of(b'{"session_id": "abc", "model": {}}') == "abc"
 
 
 @pytest.mark.parametrize(
     ("environment", "listener"),
     [
-        ({}, ("127.0.0.1", 8080)),
         ({"ANTHROPIC_BASE_URL": "http://127.0.0.1:9000/v1"}, ("127.0.0.1", 9000)),
         ({"ANTHROPIC_BASE_URL": "http://localhost"}, ("localhost", 80)),
         ({"ANTHROPIC_BASE_URL": "http://[::1]:9000"}, ("::1", 9000)),
-        (
-            {"ANTHROPIC_BASE_URL": "https://gateway.test", "HTTPS_PROXY": "http://127.0.0.1:9000"},
-            ("127.0.0.1", 9000),
-        ),
-        ({"ANTHROPIC_BASE_URL": "http://gateway.test:9000"}, ("127.0.0.1", 8080)),
+        (GATEWAY | {"HTTPS_PROXY": "http://127.0.0.1:9000"}, ("127.0.0.1", 9000)),
+        (GATEWAY, ("127.0.0.1", 8080)),
         ({"ANTHROPIC_BASE_URL": "http://127.0.0.1:many"}, ("127.0.0.1", 8080)),
+        ({}, ("127.0.0.1", 8080)),
     ],
 )
 def test_listener_of(environment: dict[str, str], listener: tuple[str, int]) -> None:
@@ -70,6 +61,6 @@ def test_status(facts: Any, line: str) -> None:
     assert status(json.dumps(facts).encode()) == line
 
 
-@pytest.mark.parametrize("answer", [b"", b"<html>", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("answer", NO_JSON)
 def test_what_is_no_json(answer: bytes) -> None:
     assert status(answer) == ""

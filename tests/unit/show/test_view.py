@@ -44,13 +44,10 @@ def look(message: http.Message | None, flow: http.HTTPFlow, name: str = "auto") 
     return description, "\n".join("".join(text for _, text in line) for line in lines)
 
 
-def test_it_opens_by_itself_for_flows_with_a_key() -> None:
-    flow = flow_of(METADATA, answer={"error": "no"})
-    for message in (flow.request, flow.response):
-        assert look(message, flow)[0] == "Prompt"
-    flow = flow_of({}, answer={"error": "no"})
-    for message in (flow.request, flow.response):
-        assert look(message, flow)[0] == "JSON"
+@pytest.mark.parametrize(("metadata", "shown"), [(METADATA, "Prompt"), ({}, "JSON")])
+def test_it_opens_by_itself_for_flows_with_a_key(metadata: dict[str, Any], shown: str) -> None:
+    flow = flow_of(metadata, answer={"error": "no"})
+    assert {look(message, flow)[0] for message in (flow.request, flow.response)} == {shown}
 
 
 @pytest.mark.parametrize("content_type", ["text/html", ""])
@@ -111,11 +108,8 @@ def test_other_metadata_of_a_saved_flow(lost: object) -> None:
 
 def test_an_answer() -> None:
     flow = flow_of(METADATA, answer={"choices": [{"message": {"content": "Hi"}}], "usage": USAGE})
-    assert look(flow.response, flow)[1].splitlines()[:3] == [
-        "usage input=4000 cached=128 hit=3%",
-        " ",
-        "Hi",
-    ]
+    lines = look(flow.response, flow)[1].splitlines()
+    assert lines[:3] == ["usage input=4000 cached=128 hit=3%", " ", "Hi"]
 
 
 def test_an_outline_is_drawn_again_when_its_usage_is_known(view: PromptView) -> None:
