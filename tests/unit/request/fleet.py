@@ -4,7 +4,8 @@ import heapq
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from prompt_cache_key.request.bridge import Bridge
 from prompt_cache_key.request.speaker import Speaker
@@ -27,9 +28,8 @@ STRANGERS = [
     request(prompt("run the tests"), system=("You are a bot.", "Be brief.\nBe kind.")),
     request(prompt("run the tests"), says("system", environment("/elsewhere")), system=SYSTEM),
 ]
-NO_OUTPUT = "no output\nto show"
 
-Event = Callable[[], tuple[Json, str, bool] | None]
+Event = Callable[[], Awaitable[None]]
 
 
 async def pause() -> None:
@@ -43,21 +43,18 @@ class Session:
         self.name = f"session {number}"
         self.chance = chance
         project = f" of project {number}" if number % 2 else ""
-        self.prompts = [f"{each}{project}" for each in ("run the tests", "commit it", "push it")]
+        first, *self.prompts = (each + project for each in ("run the tests", "commit", "push it"))
         here = environment(f"/home/{number}", *["Git: yes", "Branch: main"][: number % 3])
-        first = self.prompts.pop(0)
         self.messages = [prompt(here, first)] if in_words else [prompt(first), says("system", here)]
-
-    def request(self) -> Json:
-        return request(*self.messages, system=SYSTEM)
 
     def answer(self) -> bool:
         """Have the model answer, and return whether the client goes on."""
         if self.chance.random() < 0.6:
             calls = [f"call_{self.chance.getrandbits(64):016x}" for _ in range(2)]
             calls = calls[: self.chance.randint(1, 2)]
+            results = (result("no output\nto show", call=each) for each in calls)
             self.messages.append(says("assistant", "I look.", *map(use, calls)))
-            self.messages.append(says("user", *(result(NO_OUTPUT, call=each) for each in calls)))
+            self.messages.append(says("user", *results))
             return True
         self.messages.append(says("assistant", "Done."))
         self.messages += [says("user", each) for each in self.prompts[:1]]
@@ -67,9 +64,9 @@ class Session:
 class Fleet:
     """What happens to sessions by chance: retries of clients and translators, kills, strangers."""
 
-    def __init__(self, translate: Callable[[Json], Json], seed: int, kind: str) -> None:
+    def __init__(self, translate: Callable[[Json], Json], seed: int, *, in_words: bool) -> None:
         self.translate = translate
-        self.kind = kind
+        self.in_words = in_words
         self.chance = random.Random(seed)  # noqa: S311
         self.bridge = Bridge()
         self.events: list[tuple[float, float, Event]] = []
@@ -80,59 +77,45 @@ class Fleet:
     async def run(self) -> Counter[str]:
         """Return how many calls were right, wrong, without a key, late, or a stranger's."""
         for number in range(50):
-            session = Session(number, self.chance, in_words="no ids" in self.kind)
-            self.after(0, 0.2, self.sending(session))
+            session = Session(number, self.chance, in_words=self.in_words)
+            self.after(0, 0.2, partial(self.send, session))
         for number in range(100):
-            self.after(0, 5, self.calling(STRANGERS[number % 4]))
+            self.after(0, 5, partial(self.call, STRANGERS[number % 4], "", "stranger's"))
         while self.events:
             self.now, _, event = heapq.heappop(self.events)
-            if call := event():
-                await self.call(*call)
+            await event()
         return self.found
 
     def after(self, least: float, most: float, event: Event) -> None:
         time = self.now + self.chance.uniform(least, most)
         heapq.heappush(self.events, (time, self.chance.random(), event))
 
-    def calling(self, call: Json, session: str = "", *, is_killed: bool = False) -> Event:
-        return lambda: (call, session, is_killed)
-
-    def sending(self, session: Session) -> Event:
-        return lambda: self.send(session)
-
-    def send(self, session: Session) -> None:
+    async def send(self, session: Session) -> None:
         self.requests += 1
         number, fate = self.requests, self.chance.random()
-        content = encoded(session.request())
+        content = encoded(request(*session.messages, system=SYSTEM))
         self.bridge.add(number, Speaker(session.name, "main", "header"), lambda: content)
-        call = self.translate(json.loads(content))
-        if "rewrites" in self.kind:
-            call = json.loads(
-                encoded(call).replace(json.dumps(NO_OUTPUT)[1:-1].encode(), b"0 lines")
-            )
+        call = partial(self.call, self.translate(json.loads(content)), session.name)
         is_killed = fate < 0.04
-        self.after(0.01, 0.06, self.calling(call, session.name, is_killed=is_killed))
+        self.after(0.01, 0.06, partial(call, "late" if is_killed else "none"))
         if fate > 0.95:  # the translator tries again
-            self.after(0.06, 0.09, self.calling(call, session.name))
+            self.after(0.06, 0.09, partial(call, "none"))
         if is_killed:  # maybe before its call; the client goes on
-            self.after(0, 0.06, lambda: self.bridge.remove(number))
-            self.after(0.06, 0.5, self.sending(session))
+            self.after(0, 0.06, partial(self.end, number))
+            self.after(0.06, 0.5, partial(self.send, session))
         elif fate < 0.08:  # it takes too long, and the client tries again, maybe while it waits
-            self.after(0.1, 0.3, lambda: self.bridge.remove(number))
-            self.after(0.1, 0.3, self.sending(session))
+            self.after(0.1, 0.3, partial(self.end, number))
+            self.after(0.1, 0.3, partial(self.send, session))
         else:
-            self.after(0.06, 0.6, lambda: self.end(session, number))
+            self.after(0.06, 0.6, partial(self.end, number, session))
 
-    def end(self, session: Session, number: int) -> None:
+    async def end(self, number: int, answered: Session | None = None) -> None:
         self.bridge.remove(number)
-        if session.answer():
-            self.after(0, 0.05, self.sending(session))
+        if answered and answered.answer():
+            self.after(0, 0.05, partial(self.send, answered))
 
-    async def call(self, body: Json, session: str, is_killed: bool) -> None:
-        cause = await self.bridge.find(encoded(body), pause)
-        if not session:
-            self.found["stranger's"] += cause is not None
-        elif cause:
+    async def call(self, body: Json, session: str, otherwise: str) -> None:
+        if cause := await self.bridge.find(encoded(body), pause):
             self.found["right" if cause[1].session == session else "wrong"] += 1
         else:
-            self.found["late" if is_killed else "none"] += 1
+            self.found[otherwise] += 1

@@ -2,9 +2,9 @@ import asyncio
 import json
 import lzma
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from lib import ROOT
@@ -12,12 +12,11 @@ from lib.recordings import records
 from prompt_cache_key.request.bridge import MAX_GONE, MAX_READ, MAX_WAITING, STEP, Bridge, Pace
 from prompt_cache_key.request.prompt import MAX_LINES
 from prompt_cache_key.request.speaker import Speaker
-from unit.request.fleet import Fleet
+from unit.request.fleet import Fleet, pause
 from unit.request.translators import (
     CONVERSATIONS,
     FIRST,
     LOOK,
-    TOOLS,
     TRANSLATORS,
     Json,
     chat,
@@ -34,15 +33,7 @@ from unit.request.translators import (
     use,
 )
 
-T = TypeVar("T")
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(coroutine)
-
-
-async def pause() -> None:
-    pass
+run = asyncio.run
 
 
 def speaker(session: str, agent: str = "main") -> Speaker:
@@ -61,9 +52,25 @@ def waiting(bodies: dict[str, Json]) -> Bridge:
     return bridge
 
 
-def find(bridge: Bridge, call: Json, session: str = "") -> Any:
+def find(bridge: Bridge, call: Json, session: str = "", at_pause: Callable[[], Any] = list) -> Any:
+    async def pause() -> None:
+        at_pause()
+
     cause = run(bridge.find(encoded(call), pause, session))
     return cause[0] if cause else None
+
+
+def find_at_once(bridge: Bridge, calls: list[bytes], at_pause: Callable[[], Any] = list) -> Any:
+    """Return the causes of calls that come together, each of which lets others go on in a pause."""
+
+    async def pause() -> None:
+        at_pause()
+        await asyncio.sleep(0)
+
+    async def find_all() -> list[Any]:
+        return await asyncio.gather(*(bridge.find(call, pause) for call in calls))
+
+    return run(find_all())
 
 
 # --- translators --------------------------------------------------------------------------------
@@ -118,11 +125,11 @@ RECORDED = {
 
 def conversation(body: Json) -> list[Any]:
     """Return what is said, by blocks."""
-    messages = [message for message in body["messages"] if message["role"] != "system"]
-    contents = [(each["role"], each["content"]) for each in messages]
+    said = [(each["role"], each["content"]) for each in body["messages"]]
     return [
         (role, block)
-        for role, content in contents
+        for role, content in said
+        if role != "system"
         for block in (text(content) if isinstance(content, str) else content)
     ]
 
@@ -170,37 +177,30 @@ def test_recorded_chains() -> None:
 # --- strangers, and who is like another ---------------------------------------------------------
 
 
+HI = says("user", "hi")
+
+
 @pytest.mark.parametrize(
     "stranger",
     [
         {},
         {"messages": []},
-        {"messages": [{"role": "user", "content": ""}]},
-        {
-            "messages": [{"role": "user", "content": []}],
-            "tools": [{"name": name} for name in TOOLS],
-        },
+        {"messages": [{"role": "user", "content": []}], "tools": [{"name": "Bash"}]},
         request(says("user", result("a.py"))),
-        request(FIRST, tools=(), system=("You are helpful.",)),
-        request(FIRST, system=("You are helpful.", "Be brief.")),
-        chat(request(says("user", "fix the tests"), tools=()), system="drop"),
         {"input": "fix the tests", "instructions": "Be concise."},
-        {"input": "hi"},
         {"messages": ["hi", 1, None, [], {"role": 1, "content": {"text": "hi"}}], "tools": [1, {}]},
         {"messages": {"role": "user", "content": "hi"}, "tools": {"function": {"name": "Bash"}}},
     ],
 )
 def test_strangers_find_nothing(stranger: Json) -> None:
-    hi = {"hi": request(says("user", "hi")), "bare": request(says("user", "hi"), system=())}
-    bridge = waiting(CONVERSATIONS | hi)
+    bridge = waiting(CONVERSATIONS | {"hi": request(HI), "bare": request(HI, system=())})
     assert find(bridge, stranger) is None
-    assert find(bridge, chat(hi["hi"])) == "hi"
+    assert find(bridge, chat(request(HI))) == "hi"
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"\xff", b'{"messages":', b"[" * 100_000])
 def test_no_object_finds_nothing(body: bytes) -> None:
     bridge = waiting(CONVERSATIONS)
-    assert run(bridge.find(body, pause)) is None
     bridge.add("broken", speaker("broken"), lambda: body)
     assert run(bridge.find(body, pause)) is None
     assert find(bridge, chat(CONVERSATIONS["a fork"])) == "a fork"
@@ -216,16 +216,10 @@ def test_the_same_words_in_eight_directories(translator: str) -> None:
         f"/{n}": request(FIRST, says("system", environment(f"/{n}", *more[n % 2])))
         for n in range(8)
     }
-    calls = [TRANSLATORS[translator](body) for body in bodies.values()]
     bridge = waiting(bodies)
-
-    async def find_all() -> list[Any]:
-        sleep = partial(asyncio.sleep, 0)
-        return await asyncio.gather(*(bridge.find(encoded(call), sleep) for call in calls))
-
-    found = [cause and cause[0] for cause in run(find_all())]
-    assert found == [None] * 8 or found == list(bodies)
-    assert found == list(bodies) or translator not in KEEPS
+    calls = [encoded(TRANSLATORS[translator](body)) for body in bodies.values()]
+    found = [cause and cause[0] for cause in find_at_once(bridge, calls)]
+    assert found == list(bodies) or (found == [None] * 8 and translator not in KEEPS)
 
 
 def turn(call: str, *more: Json, output: str = "no output") -> Json:
@@ -303,7 +297,7 @@ def test_a_late_call_finds_no_other_session() -> None:
 # --- the requests in flight ---------------------------------------------------------------------
 
 
-def test_what_is_answered_is_forgotten() -> None:
+def test_who_speaks_in_it() -> None:
     bridge = waiting(CONVERSATIONS)
     call = chat(CONVERSATIONS["a result"])
     assert find(bridge, call) == "a result"
@@ -349,29 +343,23 @@ def test_long_bodies_are_told_by_their_ids() -> None:
 # --- slices of time -----------------------------------------------------------------------------
 
 
-def find_with(bridge: Bridge, call: Json, at_pause: Callable[[], None]) -> Any:
-    async def pause() -> None:
-        at_pause()
+@pytest.mark.parametrize(
+    ("works", "pauses"),
+    [([STEP], 0), ([1, STEP], 1), ([STEP // 2] * 9, 4), ([9 * STEP] * 3, 2)],
+)
+def test_it_pauses_before_much_work(works: list[int], pauses: int) -> None:
+    made: list[int] = []
 
-    cause = run(bridge.find(encoded(call), pause))
-    return cause and cause[0]
-
-
-def test_it_pauses_before_much_work() -> None:
-    pauses: list[int] = []
-
-    async def spend(*works: int) -> None:
+    async def spend() -> None:
         async def pause() -> None:
-            pauses.append(len(pauses))
+            made.append(1)
 
         pace = Pace(pause)
         for work in works:
             await pace.spend(work)
 
-    for works, expected in [([STEP], 0), ([1, STEP], 1), ([STEP // 2] * 9, 4), ([9 * STEP] * 3, 2)]:
-        pauses.clear()
-        run(spend(*works))
-        assert len(pauses) == expected
+    run(spend())
+    assert len(made) == pauses
 
 
 LONG = [says("user", "\n".join(f"{n} {line}" for line in range(3000))) for n in range(9)]
@@ -388,45 +376,42 @@ def test_requests_that_come_and_go_in_a_pause() -> None:
         add(bridge, f"new {len(pauses)}", request(*LONG, prompt("do 4")))
 
     # It waited as the call came, unlike the new ones.
-    assert find_with(bridge, chat(request(*LONG, prompt("do 4"))), at_pause) == "4"
+    assert find(bridge, chat(request(*LONG, prompt("do 4"))), at_pause=at_pause) == "4"
     assert len(pauses) > 9
 
 
 def test_bodies_are_read_once_and_only_for_a_call() -> None:
-    reads = Counter[str]()
-
-    def read_body(session: str, body: Json) -> bytes:
-        reads[session] += 1
-        return encoded(body)
-
-    bodies = {str(n): request(*LONG, prompt(f"do {n}")) for n in range(3)}
     bridge = Bridge()
-    for session, body in bodies.items():
-        bridge.add(session, speaker(session), partial(read_body, session, body))
-    assert not reads
+    bodies = [encoded(request(*LONG, prompt(f"do {n}"))) for n in range(3)]
+    read: list[int] = []
+
+    def read_body(number: int) -> bytes:
+        read.append(number)
+        return bodies[number]
+
+    for number in range(3):
+        bridge.add(number, speaker(str(number)), partial(read_body, number))
+    assert not read
     pauses = Counter[str]()
-
-    async def find_all() -> list[Any]:
-        async def pause() -> None:
-            pauses["together"] += 1
-            await asyncio.sleep(0)
-
-        calls: list[Awaitable[Any]] = [
-            bridge.find(encoded(chat(bodies["1"])), pause) for _ in range(9)
-        ]
-        return await asyncio.gather(*calls)
-
-    assert {cause[0] for cause in run(find_all())} == {"1"}
-    for _ in range(2):
-        find_with(bridge, chat(bodies["1"]), partial(pauses.update, ["later"]))
-    assert 0 < pauses["later"] / 2 < pauses["together"]
+    call = chat(json.loads(bodies[1]))
+    found = find_at_once(bridge, [encoded(call)] * 9, partial(pauses.update, ["together"]))
+    assert {cause[0] for cause in found} == {1}
+    assert find(bridge, call, at_pause=partial(pauses.update, ["later"])) == 1
+    assert 0 < pauses["later"] < pauses["together"]
 
 
 # --- a fleet of sessions ------------------------------------------------------------------------
 
+
+def rewritten(body: Json) -> Json:
+    """Translate as something that cuts the attribution, and says results of tools in its words."""
+    call: Json = json.loads(encoded(cut(body)).replace(rb"no output\nto show", b"0 lines"))
+    return call
+
+
 FLEETS: dict[str, Callable[[Json], Json]] = {
     "keeps all": partial(chat, middle="system"),
-    "cuts attribution, rewrites results": cut,
+    "cuts attribution, rewrites results": rewritten,
     "keeps no ids": told,
     "drops system messages": chat,
     "drops system messages, adds a line": partial(chat, extra="Be yourself."),
@@ -436,9 +421,10 @@ FLEETS: dict[str, Callable[[Json], Json]] = {
 @pytest.mark.parametrize("translator", FLEETS)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_fleet_of_sessions(translator: str, seed: int) -> None:
-    fleet = Fleet(FLEETS[translator], seed, translator)
+    fleet = Fleet(FLEETS[translator], seed, in_words=translator == "keeps no ids")
     found = run(fleet.run())
-    assert found["wrong"] == found["stranger's"] == 0
+    assert found["wrong"] == 0
+    assert found["stranger's"] == 100
     assert found["right"] > 300
     if "drops" not in translator:
-        assert found["none"] < found.total() / 100
+        assert found["none"] < found["right"] / 100

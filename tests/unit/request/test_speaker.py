@@ -195,7 +195,7 @@ TEXTS_WITH_AN_ID = [
     ('{"x":NaN,"session_id":"a"} \n', "a"),
     (f'{{"x":{"9" * 5000},"session_id":"a"}}', "a"),
 ]
-NO_USER_IDS = [
+NO_USER_IDS: list[Any] = [
     *[f"_session_{'a' * 257}", f"{TEXT}\n", f"{TEXT} ", f"{TEXT}_", "_session_", "_session_xyz"],
     *["_session_AB", "_session_a_b", "_session_١٢", "_Session_ab", "session_ab", ID, "null", ""],
     *['{"session_id":"a","session_id":null}', '\ufeff{"session_id":"a"}', '{"session_id":"a"}x'],
