@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
+from lib.recordings import records
 from prompt_cache_key.judge.prefix import (
     Difference,
     chars_in,
@@ -243,138 +244,86 @@ def test_a_long_text_that_differs_in_its_last_character() -> None:
     assert (shared.end.at, shared.end.after) == (1_000_000, "…" + "✓" * 29 + "b")
 
 
-# Random requests
+# --- recorded requests, of Claude Code and of translators, changed in each place ------------------
 
-TOUCH = "¤"
-WORDS = st.text(st.characters(exclude_characters=TOUCH), max_size=20)
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
-    max_leaves=6,
-)
-OBJECTS = st.dictionaries(st.text("abcxyz_", min_size=1, max_size=5), VALUES, max_size=4)
-Strategy: TypeAlias = st.SearchStrategy[Any]
-
-
-def some(*elements: Strategy) -> Strategy:
-    return st.lists(st.one_of(*elements), max_size=4)
-
-
-def typed(kind: str, **members: Strategy) -> Strategy:
-    return st.fixed_dictionaries({"type": st.just(kind), **members})
-
-
-def said(**members: Strategy) -> Strategy:
-    roles = st.sampled_from(["user", "assistant", "system", "developer"])
-    return st.fixed_dictionaries({"role": roles, **members})
-
-
-def words_or_blocks(kind: str) -> Strategy:
-    return WORDS | some(typed(kind, text=WORDS))
-
-
-# Sections of all dialects at once.
-FRONT = {
-    "tools": some(
-        st.fixed_dictionaries({"name": WORDS, "description": WORDS, "input_schema": OBJECTS}),
-        typed("function", function=st.fixed_dictionaries({"name": WORDS, "parameters": OBJECTS})),
-        typed("function", name=WORDS, description=WORDS, parameters=OBJECTS),
-    ),
-    "system": words_or_blocks("text"),
-    "instructions": WORDS,
-}
-CONTENT = WORDS | some(
-    typed("text", text=WORDS),
-    typed("tool_use", id=WORDS, name=WORDS, input=OBJECTS),
-    typed("tool_result", tool_use_id=WORDS, content=words_or_blocks("text")),
-    typed("image", source=OBJECTS),
-)
-CALL = st.fixed_dictionaries({"name": WORDS, "arguments": WORDS})
-CALLS = some(typed("function", id=WORDS, function=CALL))
-MESSAGES = some(said(content=CONTENT), said(content=st.none() | WORDS, tool_calls=CALLS))
-INPUT = WORDS | some(
-    said(content=words_or_blocks("input_text")),
-    typed("function_call", call_id=WORDS, name=WORDS, arguments=WORDS),
-    typed("function_call_output", call_id=WORDS, output=words_or_blocks("input_text")),
-)
-REQUESTS = st.fixed_dictionaries(FRONT | {"messages": MESSAGES}) | st.fixed_dictionaries(
-    FRONT | {"input": INPUT}
-)
 GROWING = ("messages", "input")
-SECTIONS = (*FRONT, *GROWING)
-WHOLE = ("input_schema", "parameters", "input", "source")
+SECTIONS = ("tools", "system", "instructions", *GROWING)
+BODIES = [
+    json.loads(record["body"])
+    for name in ("claude_code", "translators")
+    for record in records(name)
+    if record["body"]
+]
+REQUESTS = [{name: body[name] for name in SECTIONS if name in body} for body in BODIES]
+WHOLE = {"input_schema", "parameters", "input", "source", "cache_control", "output_config"}
+TOUCH = "¤"
 
 
 def walk(value: Json, place: Place = ()) -> Iterator[tuple[Place, Json]]:
     """Yield `value` and all that it holds, but for the inside of what is compared whole."""
     yield place, value
-    if isinstance(value, dict | list) and not any(key in WHOLE for key in place[1:]):
+    if isinstance(value, dict | list) and WHOLE.isdisjoint(place[1:]):
         for key, member in value.items() if isinstance(value, dict) else enumerate(value):
             yield from walk(member, (*place, key))
 
 
-def get(value: Json, place: Place) -> Json:
-    for key in place:
-        value = value[key]
-    return value
+def put(body: Object, place: Place, value: Json) -> None:
+    inner: Json = body
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
 
 
-def next_turn(data: st.DataObject, request: Object) -> Object:
+def next_turn(request: Object) -> Object:
     """Return `request` with other markers and more messages."""
     after: Object = copy.deepcopy(request)
     for place, element in list(walk(after)):
         if place and isinstance(place[-1], int) and isinstance(element, dict):
-            element.update(data.draw(st.sampled_from([{}, {"cache_control": MARK}])))
+            element["cache_control"] = None if element.get("cache_control") else MARK
     for name in GROWING:
         if isinstance(after.get(name), list):
             after[name] += [ANSWER, MORE]
     return after
 
 
-@given(st.data(), REQUESTS)
-def test_one_changed_text_is_found(data: st.DataObject, before: Object) -> None:
-    after = next_turn(data, before)
-    texts = [
-        place
-        for place, value in walk(before)
-        if isinstance(value, str) and place[-1] not in ("type", "role")
-    ]
-    assume(texts)
-    place = data.draw(st.sampled_from(texts))
-    value = get(before, place)
-    at = data.draw(st.integers(0, len(value)))
-    get(after, place[:-1])[place[-1]] = value[:at] + TOUCH + value[at:]
-    end = compare(before, after).end
-    assert end
-    assert (end.place, end.at) == (place, at)
-    assert TOUCH in end.after
-    assert TOUCH not in end.before
+def test_a_next_turn_holds() -> None:
+    assert len(REQUESTS) > 100
+    for before in REQUESTS:
+        after = next_turn(before)
+        assert compare(before, after).end is None
+        for place, value in list(walk(after)):
+            if value and isinstance(value, str) and place[-1] in ("system", "content", "output"):
+                put(after, place, [text(value, cache_control=MARK)])
+        assert compare(before, after).end is None
 
 
-@given(st.data(), REQUESTS)
-def test_one_new_element_is_found(data: st.DataObject, before: Object) -> None:
-    after = next_turn(data, before)
-    name = data.draw(st.sampled_from([n for n in SECTIONS if isinstance(before.get(n), list)]))
-    at = data.draw(st.integers(0, len(before[name])))
-    after[name].insert(at, {"role": TOUCH, "name": TOUCH, "type": TOUCH, "text": TOUCH})
-    added, removed = compare(before, after).end, compare(after, before).end
-    if name in GROWING and at == len(before[name]):
-        assert added is None
-    else:
-        assert added
-        assert added.place[:2] == (name, at)
-    assert removed
-    assert removed.place[:2] == (name, at)
+def test_one_changed_text_is_found() -> None:
+    for before in REQUESTS:
+        for place, value in walk(before):
+            if isinstance(value, str) and place[-1] not in ("type", "role"):
+                after, at = next_turn(before), len(value) // 2
+                put(after, place, value[:at] + TOUCH + value[at:])
+                end = compare(before, after).end
+                assert end
+                assert (end.place, end.at) == (place, at)
+                assert TOUCH in end.after
+                assert TOUCH not in end.before
 
 
-@given(st.data(), REQUESTS)
-def test_a_next_turn_holds(data: st.DataObject, before: Object) -> None:
-    after = next_turn(data, before)
-    for place, value in list(walk(after)):
-        if value and isinstance(value, str) and place[-1] in ("system", "content", "output"):
-            get(after, place[:-1])[place[-1]] = [text(value, cache_control=MARK)]
-    assert compare(before, after).end is None
+def test_one_new_element_is_found() -> None:
+    for before in REQUESTS:
+        lists = [(name, value) for name, value in before.items() if isinstance(value, list)]
+        for name, at in [(name, at) for name, value in lists for at in range(len(value) + 1)]:
+            after = next_turn(before)
+            after[name].insert(at, {"role": TOUCH, "name": TOUCH, "type": TOUCH, "text": TOUCH})
+            added, removed = compare(before, after).end, compare(after, before).end
+            is_next = name in GROWING and at == len(before[name])
+            assert (added and added.place[:2]) == (None if is_next else (name, at))
+            assert removed
+            assert removed.place[:2] == (name, at)
 
+
+# --- anything at all ------------------------------------------------------------------------------
 
 NAMES = st.sampled_from([*SECTIONS, "content", "role", "type", "text", "function", "source", "\n"])
 WILD = st.recursive(
