@@ -1,5 +1,6 @@
 import json
 from collections import Counter, defaultdict
+from itertools import product
 from typing import Any
 from uuid import UUID
 
@@ -186,8 +187,6 @@ SESSION_IDS: list[tuple[Any, str]] = [
 TEXTS_WITH_AN_ID = [
     (TEXT, ID),
     (NO_ACCOUNT, ID),
-    ("ü_session_ab-9", "ab-9"),
-    ("x_session_a1_session_b2", "b2"),
     ("x\n_session_ab", "ab"),
     (f"_session_{'a' * 256}", "a" * 256),
     (r'{"session\u005fid":"a"}', "a"),
@@ -239,16 +238,22 @@ def test_a_cut_user_id_shows_no_session_and_no_user(user_id: str) -> None:
 
 # --- users --------------------------------------------------------------------------------------
 
+
+def test_each_form_shows_the_same_user() -> None:
+    for account, device in product(["", "a", ACCOUNT], ["", "d", DEVICE]):
+        parts = {"account_uuid": account, "device_id": device, "session_id": ID}
+        text = f"user_{device}_account_{account}_session_{ID}"
+        found = {find_user(body({"user_id": form})) for form in (text, json.dumps(parts), parts)}
+        assert found == {(account, device) if account or device else None}
+
+
 LONG = "a" * 257
 
 
 @pytest.mark.parametrize(
     ("user_id", "user"),
     [
-        *((user_id, (ACCOUNT, DEVICE)) for user_id in (TEXT, JSON, OBJECT)),
-        (NO_ACCOUNT, ("", DEVICE)),
-        (f"user__account_{ACCOUNT}_session_{ID}", (ACCOUNT, "")),
-        (OBJECT | {"account_uuid": ""}, ("", DEVICE)),
+        (TEXT, (ACCOUNT, DEVICE)),
         (OBJECT | {"account_uuid": None}, ("", DEVICE)),
         (OBJECT | {"device_id": 1}, (ACCOUNT, "")),
         ({"account_uuid": f" {ACCOUNT}\n"}, (ACCOUNT, "")),
@@ -256,7 +261,6 @@ LONG = "a" * 257
         (OBJECT | {"device_id": LONG}, None),
         (OBJECT | {"account_uuid": LONG}, None),
         (f"user_{LONG}_account_{ACCOUNT}_session_{ID}", None),
-        (f"user__account__session_{ID}", None),
         ({"account_uuid": " ", "device_id": []}, None),
         *((user_id, None) for user_id in (f"x{TEXT}", f"{TEXT} ", [OBJECT], "")),
     ],
@@ -300,19 +304,3 @@ def test_whatever_comes_an_id_is_sound(
         assert text == text.strip()
         assert 0 < len(text) <= 256
         assert text.isprintable()
-
-
-USERS = st.tuples(st.sampled_from(["", "a", "b", ACCOUNT]), st.sampled_from(["", "d", "e", DEVICE]))
-FORMS = st.integers(0, 2)
-
-
-@given(USERS, USERS, FORMS, FORMS)
-def test_two_users_are_never_one(
-    a: tuple[str, str], b: tuple[str, str], form_a: int, form_b: int
-) -> None:
-    def shown(user: tuple[str, str], form: int) -> Any:
-        parts = {"account_uuid": user[0], "device_id": user[1], "session_id": ID}
-        text = f"user_{user[1]}_account_{user[0]}_session_{ID}"
-        return find_user(body({"user_id": [text, json.dumps(parts), parts][form]}))
-
-    assert (shown(a, form_a) == shown(b, form_b)) == (a == b)
