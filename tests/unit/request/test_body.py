@@ -268,21 +268,16 @@ def bodies(draw: st.DrawFn) -> bytes:
 
 
 @given(bodies())
-def test_of_any_object_a_glance_tells_what_the_whole_tells(raw: bytes) -> None:
+def test_of_any_object_a_glance_tells_what_the_whole_tells_and_the_key_alone_is_new(
+    raw: bytes,
+) -> None:
     whole = json.loads(raw.decode("utf-8-sig"))
     for name, value in expected(whole).items():
         assert repr(getattr(Body(raw), name)) == repr(value)  # each at a glance of its own
-
-
-@given(bodies())
-def test_of_any_object_the_key_alone_is_new(raw: bytes) -> None:
-    whole = json.loads(raw.decode("utf-8-sig"))
     edited = Body(raw).with_key(KEY)
-    assert repr(json.loads(edited.decode("utf-8-sig"))) == repr(
-        whole | {NAME: KEY} if NAME in whole else {NAME: KEY} | whole
-    )
-    before, key, after = edited.partition(f'"{KEY}"'.encode())
-    assert key
+    keyed = whole | {NAME: KEY} if NAME in whole else {NAME: KEY} | whole
+    assert repr(json.loads(edited.decode("utf-8-sig"))) == repr(keyed)
+    before, _, after = edited.partition(f'"{KEY}"'.encode())
     if NAME in whole:
         assert raw.startswith(before)
         assert raw.endswith(after)

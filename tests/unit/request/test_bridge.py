@@ -177,33 +177,26 @@ def test_recorded_chains() -> None:
 # --- strangers, and who is like another ---------------------------------------------------------
 
 
-HI = says("user", "hi")
+NO_OBJECTS = [b"", b"[]", b"null", b"\xff", b'{"messages":', b"[" * 100_000]
+STRANGERS: list[Json] = [
+    {},
+    {"messages": []},
+    {"messages": [{"role": "user", "content": []}], "tools": [{"name": "Bash"}]},
+    request(says("user", result("a.py"))),
+    {"input": "fix the tests", "instructions": "Be concise."},
+    {"messages": ["hi", 1, None, [], {"role": 1, "content": {"text": "hi"}}], "tools": [1, {}]},
+    {"messages": {"role": "user", "content": "hi"}, "tools": {"function": {"name": "Bash"}}},
+]
 
 
-@pytest.mark.parametrize(
-    "stranger",
-    [
-        {},
-        {"messages": []},
-        {"messages": [{"role": "user", "content": []}], "tools": [{"name": "Bash"}]},
-        request(says("user", result("a.py"))),
-        {"input": "fix the tests", "instructions": "Be concise."},
-        {"messages": ["hi", 1, None, [], {"role": 1, "content": {"text": "hi"}}], "tools": [1, {}]},
-        {"messages": {"role": "user", "content": "hi"}, "tools": {"function": {"name": "Bash"}}},
-    ],
-)
-def test_strangers_find_nothing(stranger: Json) -> None:
-    bridge = waiting(CONVERSATIONS | {"hi": request(HI), "bare": request(HI, system=())})
-    assert find(bridge, stranger) is None
-    assert find(bridge, chat(request(HI))) == "hi"
-
-
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"\xff", b'{"messages":', b"[" * 100_000])
-def test_no_object_finds_nothing(body: bytes) -> None:
-    bridge = waiting(CONVERSATIONS)
-    bridge.add("broken", speaker("broken"), lambda: body)
-    assert run(bridge.find(body, pause)) is None
-    assert find(bridge, chat(CONVERSATIONS["a fork"])) == "a fork"
+@pytest.mark.parametrize("call", [*NO_OBJECTS, *(encoded(each) for each in STRANGERS)])
+def test_strangers_find_nothing(call: bytes) -> None:
+    hi = says("user", "hi")
+    bridge = waiting(CONVERSATIONS | {"hi": request(hi), "bare": request(hi, system=())})
+    if call in NO_OBJECTS:
+        bridge.add("broken", speaker("broken"), lambda: call)
+    assert run(bridge.find(call, pause)) is None
+    assert find(bridge, chat(request(hi))) == "hi"
 
 
 KEEPS = ("anthropic", "responses", "keeps system messages", "adds notes", "cuts attribution")
