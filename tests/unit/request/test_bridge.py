@@ -52,15 +52,7 @@ def waiting(bodies: dict[str, Json]) -> Bridge:
     return bridge
 
 
-def find(bridge: Bridge, call: Json, session: str = "", at_pause: Callable[[], Any] = list) -> Any:
-    async def pause() -> None:
-        at_pause()
-
-    cause = run(bridge.find(encoded(call), pause, session))
-    return cause[0] if cause else None
-
-
-def find_at_once(bridge: Bridge, calls: list[bytes], at_pause: Callable[[], Any] = list) -> Any:
+def causes(bridge: Bridge, calls: list[bytes], at_pause: Any = list, session: str = "") -> Any:
     """Return the causes of calls that come together, each of which lets others go on in a pause."""
 
     async def pause() -> None:
@@ -68,9 +60,14 @@ def find_at_once(bridge: Bridge, calls: list[bytes], at_pause: Callable[[], Any]
         await asyncio.sleep(0)
 
     async def find_all() -> list[Any]:
-        return await asyncio.gather(*(bridge.find(call, pause) for call in calls))
+        return await asyncio.gather(*(bridge.find(call, pause, session) for call in calls))
 
     return run(find_all())
+
+
+def find(bridge: Bridge, call: Json, session: str = "", at_pause: Any = list) -> Any:
+    (cause,) = causes(bridge, [encoded(call)], at_pause, session)
+    return cause and cause[0]
 
 
 # --- translators --------------------------------------------------------------------------------
@@ -211,7 +208,7 @@ def test_the_same_words_in_eight_directories(translator: str) -> None:
     }
     bridge = waiting(bodies)
     calls = [encoded(TRANSLATORS[translator](body)) for body in bodies.values()]
-    found = [cause and cause[0] for cause in find_at_once(bridge, calls)]
+    found = [cause and cause[0] for cause in causes(bridge, calls)]
     assert found == list(bodies) or (found == [None] * 8 and translator not in KEEPS)
 
 
@@ -387,7 +384,7 @@ def test_bodies_are_read_once_and_only_for_a_call() -> None:
     assert not read
     pauses = Counter[str]()
     call = chat(json.loads(bodies[1]))
-    found = find_at_once(bridge, [encoded(call)] * 9, partial(pauses.update, ["together"]))
+    found = causes(bridge, [encoded(call)] * 9, partial(pauses.update, ["together"]))
     assert {cause[0] for cause in found} == {1}
     assert find(bridge, call, at_pause=partial(pauses.update, ["later"])) == 1
     assert 0 < pauses["later"] < pauses["together"]
