@@ -123,7 +123,7 @@ def test_in_any_order_a_prompt_counts_once(chain: str, reported: str) -> None:
             if step.islower():
                 counts[step].report(USAGES[step])
                 continue
-            *_, cause = None, *counts.values()
+            cause = next(reversed(counts.values()), None)
             counts[step.lower()] = begin(totals, model=step.lower())
             if cause:
                 cause.begin_call(counts[step.lower()])
