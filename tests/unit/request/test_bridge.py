@@ -1,8 +1,9 @@
 import asyncio
 import json
 import lzma
+import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,8 @@ from lib.recordings import records
 from prompt_cache_key.request.bridge import MAX_GONE, MAX_READ, MAX_WAITING, STEP, Bridge, Pace
 from prompt_cache_key.request.prompt import MAX_LINES
 from prompt_cache_key.request.speaker import Speaker
-from unit.request.fleet import Fleet, pause
 from unit.request.translators import (
+    ATTRIBUTION,
     CONVERSATIONS,
     FIRST,
     LOOK,
@@ -34,6 +35,10 @@ from unit.request.translators import (
 )
 
 run = asyncio.run
+
+
+async def pause() -> None:
+    pass
 
 
 def speaker(session: str, agent: str = "main") -> Speaker:
@@ -247,6 +252,12 @@ def test_forks_have_the_same_ids() -> None:
     assert find(bridge, chat(commit)) is None  # two or three
 
 
+def test_of_two_with_the_same_words_the_one_that_has_more_of_the_system_prompt() -> None:
+    less, more = request(FIRST), request(FIRST, says("system", "Mind the gap."))
+    for bodies in ({"less": less, "more": more}, {"more": more, "less": less}):
+        assert find(waiting(bodies), chat(more, middle="system")) == "more"
+
+
 def test_of_a_session_the_one_with_the_fewest_calls() -> None:
     bridge = Bridge()
     for name in ("first", "second", "third"):
@@ -390,7 +401,71 @@ def test_bodies_are_read_once_and_only_for_a_call() -> None:
     assert 0 < pauses["later"] < pauses["together"]
 
 
-# --- a fleet of sessions ------------------------------------------------------------------------
+# --- fifty Claude Codes at once behind one translator, and strangers who talk like them -----------
+
+SYSTEM = (ATTRIBUTION, "You are Claude Code.", "\n".join(f"Rule {n}." for n in range(20)))
+TALKERS = [
+    {"messages": [{"role": "user", "content": "run the tests"}]},
+    request(prompt("run the tests"), system=(), tools=()),
+    request(prompt("run the tests"), system=("You are a bot.", "Be brief.\nBe kind.")),
+    request(prompt("run the tests"), says("system", environment("/elsewhere")), system=SYSTEM),
+]
+
+
+def requests_of(number: int, chance: random.Random, *, in_words: bool) -> Iterator[Json]:
+    """Yield a session's requests; half of all sessions say the same, each in a directory."""
+    project = f" of project {number}" if number % 2 else ""
+    here = environment(f"/home/{number}", *["Git: yes", "Branch: main"][: number % 3])
+    first = f"run the tests{project}"
+    messages = [prompt(here, first)] if in_words else [prompt(first), says("system", here)]
+    for then in ("commit it", "push it", "thanks"):
+        yield request(*messages, system=SYSTEM)
+        while chance.random() < 0.6:
+            calls = [f"call_{chance.getrandbits(64):016x}" for _ in range(chance.randint(1, 2))]
+            results = (result("no output\nto show", call=each) for each in calls)
+            messages += [says("assistant", "I look.", *map(use, calls)), says("user", *results)]
+            yield request(*messages, system=SYSTEM)
+        messages += [says("assistant", "Done."), says("user", then + project)]
+
+
+async def fleet(translate: Callable[[Json], Json], seed: int, *, in_words: bool) -> Counter[str]:
+    """Return how many calls were right, wrong, without a session, late, or a stranger's."""
+    chance = random.Random(seed)  # noqa: S311
+    bridge, found = Bridge(), Counter[str]()
+
+    async def wait(most: int) -> None:
+        for _ in range(chance.randrange(most)):
+            await asyncio.sleep(0)
+
+    async def call(body: Json, session: str, otherwise: str, after: int = 9) -> None:
+        await wait(after)
+        cause = await bridge.find(encoded(body), partial(asyncio.sleep, 0))
+        is_right = cause is not None and cause[1].session == session
+        found["right" if is_right else "wrong" if cause else otherwise] += 1
+
+    async def send(session: str, body: Json) -> None:
+        number, fate = object(), chance.random()
+        add(bridge, number, body, session)
+        translated = translate(body)
+        if fate < 0.05:  # it is killed, maybe before its call, and sent again
+            late = asyncio.create_task(call(translated, session, "late"))
+            await wait(9)
+            bridge.remove(number)
+            await asyncio.gather(late, send(session, body))
+            return
+        await call(translated, session, "none")
+        if fate > 0.95:  # the translator tries again
+            await call(translated, session, "none")
+        await wait(9)
+        bridge.remove(number)
+
+    async def talk(number: int) -> None:
+        for body in requests_of(number, chance, in_words=in_words):
+            await send(f"session {number}", body)
+
+    strangers = (call(TALKERS[n % 4], "", "stranger's", 99) for n in range(100))
+    await asyncio.gather(*map(talk, range(50)), *strangers)
+    return found
 
 
 def rewritten(body: Json) -> Json:
@@ -411,8 +486,7 @@ FLEETS: dict[str, Callable[[Json], Json]] = {
 @pytest.mark.parametrize("translator", FLEETS)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_fleet_of_sessions(translator: str, seed: int) -> None:
-    fleet = Fleet(FLEETS[translator], seed, in_words=translator == "keeps no ids")
-    found = run(fleet.run())
+    found = run(fleet(FLEETS[translator], seed, in_words=translator == "keeps no ids"))
     assert found["wrong"] == 0
     assert found["stranger's"] == 100
     assert found["right"] > 300
