@@ -34,12 +34,6 @@ from unit.request.translators import (
     use,
 )
 
-run = asyncio.run
-
-
-async def pause() -> None:
-    pass
-
 
 def speaker(session: str, agent: str = "main") -> Speaker:
     return Speaker(session, agent, "header")
@@ -67,7 +61,7 @@ def causes(bridge: Bridge, calls: list[bytes], at_pause: Any = list, session: st
     async def find_all() -> list[Any]:
         return await asyncio.gather(*(bridge.find(call, pause, session) for call in calls))
 
-    return run(find_all())
+    return asyncio.run(find_all())
 
 
 def find(bridge: Bridge, call: Json, session: str = "", at_pause: Any = list) -> Any:
@@ -148,8 +142,8 @@ def test_recorded_requests(translator: str) -> None:
 
 
 def test_recorded_calls_find_no_stranger() -> None:
-    for record in records("translators"):
-        assert run(waiting(RECORDED).find(record["body"].encode(), pause)) is None
+    calls = [record["body"].encode() for record in records("translators")]
+    assert not any(causes(waiting(RECORDED), calls))
 
 
 def test_recorded_chains() -> None:
@@ -168,7 +162,7 @@ def test_recorded_chains() -> None:
         elif order[event] == "end":
             bridge.remove(number)
         else:
-            cause = run(bridge.find(encoded(record["body"]), pause))
+            (cause,) = causes(bridge, [encoded(record["body"])])
             assert cause
             assert cause[1].session == record["session"]
             right[record["chain"]] += 1
@@ -197,7 +191,7 @@ def test_strangers_find_nothing(call: bytes) -> None:
     bridge = waiting(CONVERSATIONS | {"hi": request(hi), "bare": request(hi, system=())})
     if call in NO_OBJECTS:
         bridge.add("broken", speaker("broken"), lambda: call)
-    assert run(bridge.find(call, pause)) is None
+    assert causes(bridge, [call]) == [None]
     assert find(bridge, chat(request(hi))) == "hi"
 
 
@@ -306,7 +300,7 @@ def test_who_speaks_in_it() -> None:
     bridge.remove("never there")
     assert find(bridge, call) is None
     bridge.add("again", speaker("s", "a1"), lambda: encoded(CONVERSATIONS["a result"]))
-    assert run(bridge.find(encoded(call), pause)) == ("again", speaker("s", "a1"))
+    assert causes(bridge, [encoded(call)]) == [("again", speaker("s", "a1"))]
 
 
 def test_the_oldest_goes_first() -> None:
@@ -359,7 +353,7 @@ def test_it_pauses_before_much_work(works: list[int], pauses: int) -> None:
         for work in works:
             await pace.spend(work)
 
-    run(spend())
+    asyncio.run(spend())
     assert len(made) == pauses
 
 
@@ -486,7 +480,7 @@ FLEETS: dict[str, Callable[[Json], Json]] = {
 @pytest.mark.parametrize("translator", FLEETS)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_fleet_of_sessions(translator: str, seed: int) -> None:
-    found = run(fleet(FLEETS[translator], seed, in_words=translator == "keeps no ids"))
+    found = asyncio.run(fleet(FLEETS[translator], seed, in_words=translator == "keeps no ids"))
     assert found["wrong"] == 0
     assert found["stranger's"] == 100
     assert found["right"] > 300
