@@ -289,7 +289,8 @@ def test_warnings(usages: str, warnings: dict[int, str]) -> None:
     for index, each in enumerate(usages):
         count = begin(totals, agent=str(index))
         count.report(SEEN[each])
-        if what := count.session.see(SEEN[each]):
+        what = count.session.see(SEEN[each])
+        if what != "":
             found[index] = what
         assert len(count.session.recent) <= RECENT
     assert found == warnings
