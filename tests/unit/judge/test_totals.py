@@ -33,9 +33,6 @@ def by_model(totals: Totals) -> dict[str, tuple[int, int, int]]:
     return {model: sums(row) for *_, model, row in totals.rows()}
 
 
-# --- sums ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("reports", "hit", "text"),
     [
@@ -85,8 +82,6 @@ def test_what_a_row_had_last() -> None:
     assert totals.response_id("s", "a1", "m") == totals.response_id("t", "main", "m") == ""
     assert totals.names("s") == {("m", "s"), ("n", "s")}
 
-
-# --- one prompt, several listeners --------------------------------------------------------------
 
 USAGES = {"a": usage(1000, 100), "b": usage(1100, 200), "c": usage(1200, None)}
 
@@ -189,9 +184,6 @@ def test_final_is_what_no_open_call_can_take_the_place_of() -> None:
     assert [count.is_final for count in (front, middle, upstream)] == [False, False, True]
 
 
-# --- tokens lost --------------------------------------------------------------------------------
-
-
 def test_tokens_lost() -> None:
     totals = Totals()
     main, agent, other = begin(totals), begin(totals, agent="a1"), begin(totals, "t")
@@ -223,9 +215,6 @@ def test_causes_are_bounded() -> None:
     assert sum(line.startswith("lost ") for line in totals.summary()) == MAX_LINES
 
 
-# --- bounds -------------------------------------------------------------------------------------
-
-
 def test_least_recently_used_session_goes_first() -> None:
     totals = Totals(max_sessions=2)
     a, b, *_ = [begin(totals, session) for session in "abac"]
@@ -250,8 +239,6 @@ def test_least_recently_used_row_goes_first() -> None:
     assert ("1", "m") not in rows
     assert totals.sessions["s"].requests == MAX_ROWS + 2
 
-
-# --- when nothing, or hardly anything any more, comes from the cache ----------------------------
 
 SEEN = {
     "m": usage(LARGE),  # a miss
@@ -284,7 +271,9 @@ SEEN = {
         ("mmmmmHHHHHmmmmm", {4: NOTHING_CACHED, 12: COLLAPSED}),
     ],
 )
-def test_warnings(usages: str, warnings: dict[int, str]) -> None:
+def test_when_nothing_or_hardly_anything_comes_from_the_cache_it_warns(
+    usages: str, warnings: dict[int, str]
+) -> None:
     totals, found = Totals(), {}
     for index, each in enumerate(usages):
         count = begin(totals, agent=str(index))
@@ -294,9 +283,6 @@ def test_warnings(usages: str, warnings: dict[int, str]) -> None:
             found[index] = what
         assert len(count.session.recent) <= RECENT
     assert found == warnings
-
-
-# --- summary ------------------------------------------------------------------------------------
 
 
 def test_summary_begins_with_the_most_prompt_tokens() -> None:

@@ -15,9 +15,6 @@ def numbered(max_sessions: int = 10, *, sliding: bool = True) -> Keys:
     return Keys(10, max_sessions, sliding=sliding, make=lambda _: next(numbers))
 
 
-# --- what keys are kept by, and how they are made -------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("scope", "agent", "name"),
     [
@@ -86,9 +83,6 @@ def test_nobody_is_waited_for() -> None:
     keys.close()
 
 
-# --- how long they live -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("sliding", "times", "keys"),
     [
@@ -139,9 +133,6 @@ def test_life_can_be_changed() -> None:
     assert keys.peek(A, 10)
     keys.ttl, keys.sliding = 10, True
     assert keys.get_now(A, 18.9) == ("0", False)
-
-
-# --- how many there are -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

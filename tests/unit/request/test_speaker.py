@@ -40,9 +40,6 @@ def find_in(record: Any) -> Speaker | None:
         return find(headers, body())
 
 
-# --- what was recorded --------------------------------------------------------------------------
-
-
 def test_finds_what_the_original_found() -> None:
     for vector in records("session_vectors"):
         found = find_in(vector)
@@ -82,9 +79,6 @@ def test_finds_what_translators_show() -> None:
     keys = [json.loads(record["body"]).get("prompt_cache_key") for record in records("translators")]
     assert sum(isinstance(key, str) for key in keys) == 26
     assert {key for key in keys if is_raw_user_id(key)} == {JSON, JSON[:64], f"user_{'a' * 59}"}
-
-
-# --- the order of the sources -------------------------------------------------------------------
 
 
 A = {"user_id": "_session_a"}
@@ -138,9 +132,6 @@ def test_a_user_id_whole_or_cut_is_a_bad_key(is_bad: bool, keys: list[Any]) -> N
     assert is_bad or not any(find(Headers(), body(key=key)) for key in keys)
 
 
-# --- headers ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("values", "found"),
     [
@@ -172,8 +163,6 @@ def test_headers(values: list[bytes], found: str | None) -> None:
             assert find(Headers(fields), of) == Speaker(ID, name, source)
         assert find(Headers([*fields, (session, b"s")]), body()) == Speaker("s", name, "header")
 
-
-# --- user ids -----------------------------------------------------------------------------------
 
 SESSION_IDS: list[tuple[Any, str]] = [
     (f" \n{ID}\t", ID),
@@ -233,9 +222,6 @@ def test_a_cut_user_id_shows_no_session_and_no_user(user_id: str) -> None:
         assert find_user(cut) is None
 
 
-# --- users --------------------------------------------------------------------------------------
-
-
 def test_each_form_shows_the_same_user() -> None:
     for account, device in product(["", "a", ACCOUNT], ["", "d", DEVICE]):
         parts = {"account_uuid": account, "device_id": device, "session_id": ID}
@@ -274,8 +260,6 @@ def test_the_first_value_that_shows_a_user_tells_it() -> None:
     assert find_user(body({"user_id": ID}, others[1], others[2])) == (ACCOUNT, "b")
     assert find_user(body()) is None
 
-
-# --- anything at all ----------------------------------------------------------------------------
 
 TEXTS = st.text(st.characters())  # lone surrogates too: JSON can say them
 VALUES = st.recursive(

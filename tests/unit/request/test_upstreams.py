@@ -165,9 +165,6 @@ def test_another_path_of_a_host(host: str, path: str, name: str) -> None:
     assert upstream_of(host, path, "gpt-6").name == name
 
 
-# --- models ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "model",
     [
@@ -202,9 +199,6 @@ def test_versions_are_numbers(version: tuple[int, int], suffix: str) -> None:
 @given(st.text(), st.text(), st.text())
 def test_any_text_has_an_answer(host: str, path: str, model: str) -> None:
     assert upstream_of(host, path, model) in (Upstream(), *UPSTREAMS)
-
-
-# --- the default filter ---------------------------------------------------------------------------
 
 
 def matches(filter_: str, host: str, path: str, header: str = "") -> bool:
