@@ -482,7 +482,9 @@ async def test_while_it_is_away_one_a_second_tries_again(log: Log) -> None:
             first, new = await store.get(NAME, 10)
             assert new
             tries = line.connections
-            assert [await key(store, 10 + i * PAUSE / 10) for i in range(10)] == [first] * 10
+            for i in range(10):
+                assert await key(store, 10 + i * PAUSE / 10) == first
+                await asyncio.sleep(0.001)  # enough for another try
             assert line.connections == tries
             answers = await asyncio.gather(*(key(store, 10 + PAUSE) for _ in range(10)))
             assert answers == [first] * 10
