@@ -5,9 +5,14 @@ from prompt_cache_key.judge.causes import Break, find_break, system_added
 from prompt_cache_key.judge.prefix import compare
 from unit.judge.prompts import ATTRIBUTION, COUNTDOWN, DIALECTS, TURNS, Object, body, recorded
 
-ANSWER, MORE = ("assistant", "2"), ("user", "3")
+ANSWER, MORE, OTHER = ("assistant", "2"), ("user", "3"), ("user", "4")
 COUNT = [("system", COUNTDOWN.format(number)) for number in (998, 997)]
 WAS, IS = ["s", COUNT[0][1]], ["s", COUNT[0][1], COUNT[1][1]]
+RULES = [("system", "a"), ("system", "b")]
+SETTINGS = (
+    "model service_tier tool_choice parallel_tool_calls reasoning reasoning_effort thinking "
+    "output_config response_format verbosity"
+)
 
 
 def found(before: Object, after: Object) -> Break | None:
@@ -42,60 +47,22 @@ def found(before: Object, after: Object) -> Break | None:
         ("total_tokens countdown", {"system": [*WAS, "t"]}, {"system": ["s", "t"]}),
         (
             "total_tokens countdown",
-            {"turns": [*TURNS[:1], COUNT[0]]},
-            {"turns": [*TURNS, COUNT[1]]},
+            {"turns": [MORE, COUNT[0]]},
+            {"turns": [MORE, ANSWER, COUNT[1]]},
         ),
         ("attribution block changed", {"system": [ATTRIBUTION + "1"]}, {"system": [ATTRIBUTION]}),
         ("attribution block changed", {"system": [ATTRIBUTION, "s"]}, {"system": ["s"]}),
-        (
-            "attribution block changed",
-            {"system": [ATTRIBUTION + "1\ns"]},
-            {"system": [ATTRIBUTION + "2\ns"]},
-        ),
-        (
-            "system prompt changed",
-            {"system": [ATTRIBUTION + "\ns1"]},
-            {"system": [ATTRIBUTION + "\ns2"]},
-        ),
-        ("messages rewritten", {"turns": [("user", "a")]}, {"turns": [("user", "b")]}),
-        (
-            "messages rewritten",
-            {"turns": [MORE, ANSWER, MORE]},
-            {"turns": [MORE, ("user", "x"), ANSWER, MORE]},
-        ),
+        ("attribution block changed", *({"system": [f"{ATTRIBUTION}{n}\ns"]} for n in "12")),
+        ("system prompt changed", *({"system": [f"{ATTRIBUTION}\ns{n}"]} for n in "12")),
+        ("system prompt changed", *({"turns": [*TURNS, rule]} for rule in RULES)),
+        ("messages rewritten", {"turns": [MORE]}, {"turns": [OTHER]}),
+        ("messages rewritten", {"turns": [MORE, ANSWER, MORE]}, {"turns": [MORE, OTHER, ANSWER]}),
+        ("messages rewritten", {"turns": [*TURNS, MORE]}, {"turns": [*TURNS, RULES[0]]}),
         ("messages removed", {"turns": TURNS}, {"turns": TURNS[:1]}),
         ("messages removed", {"turns": TURNS}, {"turns": TURNS[1:]}),
         ("messages removed", {"turns": TURNS}, {"turns": [TURNS[0], TURNS[2], ANSWER]}),
-        (
-            "system prompt changed",
-            {"turns": [*TURNS, ("system", "a")]},
-            {"turns": [*TURNS, ("system", "b")]},
-        ),
-        (
-            "messages rewritten",
-            {"turns": [*TURNS, ("user", "a")]},
-            {"turns": [*TURNS, ("system", "b")]},
-        ),
-        *(
-            (f"settings changed: {name}", {name: 1}, {name: 2})
-            for name in (
-                "model",
-                "service_tier",
-                "tool_choice",
-                "parallel_tool_calls",
-                "reasoning",
-                "reasoning_effort",
-                "thinking",
-                "output_config",
-                "response_format",
-                "verbosity",
-            )
-        ),
-        (
-            "settings changed: text.verbosity",
-            {"text": {"format": "a", "verbosity": "low"}},
-            {"text": {"format": "a", "verbosity": "high"}},
-        ),
+        *((f"settings changed: {name}", {name: 1}, {name: 2}) for name in SETTINGS.split()),
+        ("settings changed: text.verbosity", *({"text": {"verbosity": n}} for n in (1, 2))),
         ("settings changed: text.format", {}, {"text": {"format": {"type": "json_schema"}}}),
         # of two the one that breaks more
         ("settings changed: model", {"model": "a", "turns": TURNS}, {"model": "b", "turns": []}),
@@ -112,41 +79,27 @@ def test_causes(dialect: str, cause: str | None, before: Object, after: Object) 
 @pytest.mark.parametrize(
     ("cause", "before", "after"),
     [
-        ("tool edited: web_search", {"type": "web_search"}, {"type": "web_search", "n": 1}),
-        ("tool edited: unnamed", {"x": 1}, {"x": 2}),
-        ("tool edited: unnamed", 1, 2),
-        (r"tool edited: {\"a\":1}", {"name": {"a": 1}}, {"name": {"a": 1}, "x": 1}),
+        ("web_search", {"type": "web_search"}, {"type": "web_search", "n": 1}),
+        ("unnamed", {"x": 1}, {"x": 2}),
+        ("unnamed", 1, 2),
+        (r"{\"a\":1}", {"name": {"a": 1}}, {"name": {"a": 1}, "x": 1}),
     ],
 )
 def test_tools_of_any_kind(cause: str, before: Any, after: Any) -> None:
     broke = found({"tools": [before]}, {"tools": [after]})
     assert broke
-    assert broke.cause == cause
-
-
-@pytest.mark.parametrize(
-    ("cause", "name"), [("tool edited: unnamed", "tools"), ("messages removed", "messages")]
-)
-def test_sections_of_any_kind(cause: str, name: str) -> None:
-    assert found({name: 1}, {name: 2}) == Break(cause, name, 0, "1", "2")
+    assert broke.cause == f"tool edited: {cause}"
 
 
 def test_where() -> None:
     before, after = body("messages", turns=[("user", "abc\x1b")]), body("messages", turns=[MORE])
-    assert found(before, after) == (
-        "messages rewritten",
-        "messages[0].content",
-        0,
-        "abc\\x1b",
-        "3",
-    )
-    assert found(before | {"thinking": "a"}, before | {"thinking": "b"}) == (
-        "settings changed: thinking",
-        "thinking",
-        0,
-        "a",
-        "b",
-    )
+    place = "messages[0].content"
+    assert found(before, after) == Break("messages rewritten", place, 0, "abc\\x1b", "3")
+    broke = found(before | {"thinking": "a"}, after | {"thinking": "b"})
+    assert broke == Break("settings changed: thinking", "thinking", 0, "a", "b")
+    # sections of any kind
+    for cause, name in [("tool edited: unnamed", "tools"), ("messages removed", "messages")]:
+        assert found({name: 1}, {name: 2}) == Break(cause, name, 0, "1", "2")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

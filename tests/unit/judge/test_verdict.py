@@ -42,57 +42,41 @@ def test_lost(before: int, now: int, cached: int | None, lost: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cause", "kind", "later", "more"),
+    ("cause", "later", "more"),
     [
-        ("the upstream's own", "the upstream's own", AFTER, {}),
-        (
-            "more than 15 requests a minute",
-            "more than 15 requests a minute",
-            AFTER,
-            {"is_busy": True},
-        ),
-        ("a pause of 10m", "a pause", AFTER._replace(time=601), {"is_busy": True}),
-        ("a pause of 119s", "a pause", AFTER._replace(time=119.9), {"keep": 60}),
-        ("a pause of 2m", "a pause", AFTER._replace(time=120), {"keep": 60}),
-        ("a pause of 5h", "a pause", AFTER._replace(time=5 * 3600), {}),
-        ("a pause of 3d", "a pause", AFTER._replace(time=3.5 * 86400), {}),
-        ("tool added: X", "tool added", BROKEN._replace(time=601), {"is_busy": True}),
-        ("the key changed", "the key changed", BROKEN._replace(time=601, key="l"), {}),
-        (
-            "tools_changed",
-            "tools_changed",
-            BROKEN._replace(key="l"),
-            {"diagnosis": "tools_changed"},
-        ),
-        ("a\\x1b" + "a" * 254, "a\\x1b" + "a" * 254, AFTER, {"diagnosis": "a\x1b" + "a" * 999}),
+        ("the upstream's own", AFTER, {}),
+        ("more than 15 requests a minute", AFTER, {"is_busy": True}),
+        ("a pause of 10m", AFTER._replace(time=601), {"is_busy": True}),
+        ("a pause of 119s", AFTER._replace(time=119.9), {"keep": 60}),
+        ("a pause of 2m", AFTER._replace(time=120), {"keep": 60}),
+        ("a pause of 5h", AFTER._replace(time=5 * 3600), {}),
+        ("a pause of 3d", AFTER._replace(time=3.5 * 86400), {}),
+        ("tool added: X", BROKEN._replace(time=601), {"is_busy": True}),
+        ("the key changed", BROKEN._replace(time=601, key="l"), {}),
+        ("tools_changed", BROKEN._replace(key="l"), {"diagnosis": "tools_changed"}),
+        ("a\\x1b" + "a" * 254, AFTER, {"diagnosis": "a\x1b" + "a" * 999}),
     ],
 )
-def test_causes(cause: str, kind: str, later: Sent, more: dict[str, Any]) -> None:
+def test_causes(cause: str, later: Sent, more: dict[str, Any]) -> None:
     found = judge([BEFORE], later, **{"keep": KEEP} | more)
     assert found
-    assert (found.cause, found.kind, found.expected, found.lost) == (cause, kind, 20_000, 20_000)
+    assert (found.cause, found.expected, found.lost) == (cause, 20_000, 20_000)
 
 
 def test_where_and_what_to_do() -> None:
-    assert judge([BEFORE], BROKEN, KEEP) == Verdict(
-        20_000, 0, "tool added: X", "tools[0].function.name", 0, "Bash", "X", ""
-    )
+    broken = Verdict(20_000, 0, "tool added: X", "tools[0].function.name", 0, "Bash", "X", "")
+    assert judge([BEFORE], BROKEN, KEEP) == broken
+    assert judge([BEFORE], BROKEN, KEEP, "said") == broken._replace(cause="said")
+    kinds = [broken._replace(cause=cause).kind for cause in (broken.cause, "a pause of 2m", "own")]
+    assert kinds == ["tool added", "a pause", "own"]
     changed = judge([BEFORE._replace(key="j\x1b")], AFTER, KEEP)
     assert changed
     assert changed[3:7] == ("prompt_cache_key", 0, "j\\x1b", "k")
     assert changed.remedy.startswith("prompt_cache_keys=derived")
     busy = judge([BEFORE], AFTER, KEEP, is_busy=True)
     assert busy
-    assert busy[3:] == (
-        "",
-        0,
-        "",
-        "",
-        "prompt_cache_scope=agent gives each subagent a key of its own",
-    )
-    said = judge([BEFORE], BROKEN, KEEP, "tools changed")
-    assert said
-    assert said.path == "tools[0].function.name"
+    assert busy[3:7] == ("", 0, "", "")
+    assert busy.remedy.startswith("prompt_cache_scope=agent")
 
 
 LARGE = b'{"model":"m"' + b" " * MAX_SIZE + b"}"
@@ -123,19 +107,17 @@ def test_no_verdict(earlier: list[Sent], later: Sent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cause", "later", "time"),
+    ("cause", "last", "time"),
     [
-        ("the upstream's own", ("user", "other"), 1),
-        ("a pause of 10m", ("user", "other"), 601),
+        ("the upstream's own", "other", 1),
+        ("a pause of 10m", "other", 601),
         ("messages removed", None, 601),
-        ("messages rewritten", ("user", "words " * 3000), 601),
+        ("messages rewritten", "words " * 3000, 601),
     ],
 )
-def test_a_break_that_costs_little_is_no_cause(
-    cause: str, later: tuple[str, str] | None, time: float
-) -> None:
-    turns = [*LATER, later] if later else LATER[:2]
-    earlier = sent(body("chat", turns=[*LATER, ("user", (later or LATER[0])[1].upper())]))
+def test_a_break_that_costs_little_is_no_cause(cause: str, last: str | None, time: float) -> None:
+    turns = [*LATER, ("user", last)] if last else LATER[:2]
+    earlier = sent(body("chat", turns=[*LATER, ("user", (last or "more").upper())]))
     found = judge([earlier], sent(body("chat", turns=turns), time=time), KEEP)
     assert found
     assert found.cause == cause
@@ -150,28 +132,23 @@ def test_what_the_upstream_remembers_goes_on() -> None:
 
 
 def test_nearest() -> None:
-    turns = [
-        *FIRST,
-        *((role, f"{number}") for number in range(9) for role in ("assistant", "user")),
-    ]
+    turns = [*FIRST, *((role, str(n)) for n in range(9) for role in ("assistant", "user"))]
     requests = [sent(body("chat", turns=turns[: 2 * number + 1])) for number in range(9)]
     stranger = sent(body("chat", tools=["other"], turns=turns))
+    rewritten = sent(body("chat", turns=[*turns[:9], ("assistant", "x"), *turns[10:]]))
     later = sent(body("chat", turns=turns[:11]))
-    for earlier, best in [
-        (requests[:6], requests[5]),
-        (requests[:3], requests[2]),
-        ([requests[1], stranger], requests[1]),
-        ([stranger], stranger),
-        ([later, later._replace(time=2), later._replace(time=1)], later._replace(time=2)),
+    for earlier, best, after in [
+        (requests[:6], requests[5], later),
+        (requests[:3], requests[2], later),
+        ([requests[1], stranger], requests[1], later),
+        ([stranger], stranger, later),
+        ([later, later._replace(time=2), later._replace(time=1)], later._replace(time=2), later),
+        ([requests[0], requests[6]], requests[6], rewritten),
     ]:
-        found = nearest(earlier, later)
+        found = nearest(earlier, after)
         assert found
         assert found.sent == best
-        assert (found.find_break() is None) == (best is not stranger)
-    rewritten = sent(body("chat", turns=[*turns[:9], ("assistant", "x"), *turns[10:]]))
-    found = nearest([requests[0], requests[6]], rewritten)
-    assert found
-    assert found.sent == requests[6]
+        assert (found.find_break() is None) == (best is not stranger and after is later)
     assert nearest([], later) is None
 
 

@@ -22,9 +22,7 @@ KEY = "0d2c1f6e-7b58-4a39-9c40-5e6f7a8b9c0d"
 MEMBER = f'"{NAME}":"{KEY}"'
 BOM = "\ufeff"
 NINES = "9" * 5000
-DEPTH = 100_000
 UNREADABLE = r"^the body is not JSON in UTF-8$"
-TOO_DEEP = r"^the body nests too deep$"
 
 
 def read(body: Body) -> dict[str, Any]:
@@ -48,13 +46,10 @@ def expected(value: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "text",
     [
-        "{}",
         " { } ",
-        '{"model":"m"}',
         f'{BOM} \r\n{{\t"model" : "größe ✓ 😀" , "user" :\n"u" }} \n',
         r'{"model":"a\u0062\"c","user":"\ud83d"}',
         '{"model":null,"metadata":true,"user":[1,{"user":2}],"prompt_cache_key":{}}',
-        '{"x":[{"model":"y"}],"model":"m"}',
         '{"x":{"model":"m","prompt_cache_key":"k","metadata":1},"y":[{"user":"u"}],"role":"user"}',
         '{"MODEL":"m","models":"m"}',
         '{"model":"m","messages":[{"a":1,"metadata":{"user_id":"no"}}]}',
@@ -90,41 +85,26 @@ def test_blank_and_null_are_no_key(value: str, has_key: bool) -> None:
     assert Body(f'{{"prompt_cache_key":"k","x":{value}}}'.encode()).has_key
 
 
-NO_OBJECTS = ["", " ", BOM, "null", "1", '"{}"', "[]", "[{}]", "{", "}", "{} x", "{}\0", "\0{}"]
-
-
 @pytest.mark.parametrize(
-    "raw",
+    "text",
     [
-        *[
-            text.encode()
-            for text in (*NO_OBJECTS, "\v{}", "\xa0{}", f" {BOM}{{}}", f"{BOM}{BOM}{{}}")
-        ],
-        b"\xff{}",
-        b"{}\xff",
-        b"\x1f\x8b\x08{}",
+        *["", " ", BOM, "null", "1", '"{}"', "[]", "[{}]", "{", "}", "{} x", "{}\0", "\0{}"],
+        *["\v{}", "\xa0{}", f" {BOM}{{}}", f"{BOM}{BOM}{{}}"],
+        *[b"\xff{}", b"{}\xff", b"\x1f\x8b\x08{}"],
         *["{}".encode(coding) for coding in ("utf-16", "utf-16-le", "utf-32")],
     ],
 )
-def test_refuses_what_is_no_object(raw: bytes) -> None:
+def test_refuses_what_is_no_object(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"^the body is not a JSON object$"):
-        Body(raw)
+        Body(text if isinstance(text, bytes) else text.encode())
 
 
 @pytest.mark.parametrize(
     "raw",
     [
-        b"{a:1}",
-        b"{'model':1}",
-        b'{"model"}',
-        b'{"model":"m}',
-        b'{"model":"\xff"}',
-        b'{"model":"\xed\xa0\xbd"}',
-        b'{"model":"\n"}',
-        b'{"x":1 "model":"m"}',
-        b'{"x":01}',
-        b'{"x":1,}',
-        b"{}{}",
+        *[b"{a:1}", b"{'model':1}", b'{"model"}', b'{"model":"m}', b'{"model":"\xff"}', b"{}{}"],
+        *[b'{"model":"\xed\xa0\xbd"}', b'{"model":"\n"}', b'{"x":1 "model":"m"}'],
+        *[b'{"x":01}', b'{"x":1,}'],
     ],
 )
 def test_tells_nothing_of_what_cannot_be_read(raw: bytes) -> None:
@@ -144,10 +124,10 @@ def test_what_is_not_asked_for_is_not_looked_at() -> None:
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 def test_refuses_what_nests_absurdly_deep(opening: str, closing: str) -> None:
-    deep = f"{opening * DEPTH}1{closing * DEPTH}"
+    deep = f"{opening * 100_000}1{closing * 100_000}"
     body = Body(f'{{"metadata":{deep},"prompt_cache_key":1}}'.encode())
     for ask in (lambda: body.model, lambda: body.metadata, lambda: body.with_key(KEY)):
-        with pytest.raises(ValueError, match=TOO_DEEP):
+        with pytest.raises(ValueError, match=r"^the body nests too deep$"):
             ask()
 
 
@@ -161,9 +141,7 @@ def test_member_size() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "{@}",
         f"{BOM}\r\n{{@\r\n\t}} \n",
-        '{@,"model":"m"}',
         ' {@, "model" : "m" } ',
         f'{BOM}{{@,"":""}}',
         '{@,"x":{"prompt_cache_key":"y"},"z":[{"prompt_cache_key":null}]}',
@@ -201,14 +179,13 @@ def test_key_takes_the_place_of_each_value(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "edited"),
     [
-        ("{}", '{"prompt_cache_key":"k","a":{"b":"✓"}}'),
-        (' {"x":1}', ' {"prompt_cache_key":"k","a":{"b":"✓"},"x":1}'),
-        ('{"prompt_cache_key": ""}', '{"a":{"b":"✓"},"prompt_cache_key": "k"}'),
+        ("{}", r'{"prompt_cache_key":"k","a":{"b":"\u2713"}}'),
+        (' {"x":1}', r' {"prompt_cache_key":"k","a":{"b":"\u2713"},"x":1}'),
+        ('{"prompt_cache_key": ""}', r'{"a":{"b":"\u2713"},"prompt_cache_key": "k"}'),
     ],
 )
 def test_more_members(text: str, edited: str) -> None:
-    escaped = edited.replace("✓", r"\u2713")
-    assert Body(text.encode()).with_key("k", a={"b": "✓"}).decode() == escaped
+    assert Body(text.encode()).with_key("k", a={"b": "✓"}).decode() == edited
 
 
 @pytest.mark.parametrize("text", ["{}", '{"prompt_cache_key":null}'])
@@ -291,26 +268,24 @@ def bodies(draw: st.DrawFn) -> bytes:
 
 
 @given(bodies())
-def test_of_any_object_a_glance_tells_what_the_whole_tells(raw: bytes) -> None:
+def test_of_any_object_a_glance_tells_what_the_whole_tells_and_the_key_alone_is_new(
+    raw: bytes,
+) -> None:
     whole = json.loads(raw.decode("utf-8-sig"))
     for name, value in expected(whole).items():
         assert repr(getattr(Body(raw), name)) == repr(value)  # each at a glance of its own
-
-
-@given(bodies())
-def test_of_any_object_the_key_alone_is_new(raw: bytes) -> None:
-    whole = json.loads(raw.decode("utf-8-sig"))
     edited = Body(raw).with_key(KEY)
-    assert repr(json.loads(edited.decode("utf-8-sig"))) == repr(
-        whole | {NAME: KEY} if NAME in whole else {NAME: KEY} | whole
-    )
-    before, key, after = edited.partition(f'"{KEY}"'.encode())
-    assert key
+    keyed = whole | {NAME: KEY} if NAME in whole else {NAME: KEY} | whole
+    assert repr(json.loads(edited.decode("utf-8-sig"))) == repr(keyed)
+    before, _, after = edited.partition(f'"{KEY}"'.encode())
     if NAME in whole:
         assert raw.startswith(before)
         assert raw.endswith(after)
     else:
         assert before.removesuffix(f'"{NAME}":'.encode()) + after.removeprefix(b",") == raw
+
+
+PROBLEMS = "the body (is not a JSON object|is not JSON in UTF-8|nests too deep)"
 
 
 @given(
@@ -320,16 +295,9 @@ def test_of_any_object_the_key_alone_is_new(raw: bytes) -> None:
     )
 )
 def test_of_anything_else_it_tells_something_or_raises_value_error(raw: bytes) -> None:
-    problem = ""
     try:
         body = Body(raw)
         assert isinstance(body.with_key(KEY), bytes)
         assert isinstance(read(body)["model"], str)
     except ValueError as e:
-        problem = str(e)
-    assert problem in (
-        "",
-        "the body is not a JSON object",
-        "the body is not JSON in UTF-8",
-        "the body nests too deep",
-    )
+        assert re.fullmatch(PROBLEMS, str(e))  # noqa: PT017  # it may raise nothing

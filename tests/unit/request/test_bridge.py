@@ -1,10 +1,11 @@
 import asyncio
 import json
 import lzma
+import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from lib import ROOT
@@ -12,12 +13,11 @@ from lib.recordings import records
 from prompt_cache_key.request.bridge import MAX_GONE, MAX_READ, MAX_WAITING, STEP, Bridge, Pace
 from prompt_cache_key.request.prompt import MAX_LINES
 from prompt_cache_key.request.speaker import Speaker
-from unit.request.fleet import Fleet
 from unit.request.translators import (
+    ATTRIBUTION,
     CONVERSATIONS,
     FIRST,
     LOOK,
-    TOOLS,
     TRANSLATORS,
     Json,
     chat,
@@ -33,16 +33,6 @@ from unit.request.translators import (
     told,
     use,
 )
-
-T = TypeVar("T")
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(coroutine)
-
-
-async def pause() -> None:
-    pass
 
 
 def speaker(session: str, agent: str = "main") -> Speaker:
@@ -61,9 +51,22 @@ def waiting(bodies: dict[str, Json]) -> Bridge:
     return bridge
 
 
-def find(bridge: Bridge, call: Json, session: str = "") -> Any:
-    cause = run(bridge.find(encoded(call), pause, session))
-    return cause[0] if cause else None
+def causes(bridge: Bridge, calls: list[bytes], at_pause: Any = list, session: str = "") -> Any:
+    """Return the causes of calls that come together, each of which lets others go on in a pause."""
+
+    async def pause() -> None:
+        at_pause()
+        await asyncio.sleep(0)
+
+    async def find_all() -> list[Any]:
+        return await asyncio.gather(*(bridge.find(call, pause, session) for call in calls))
+
+    return asyncio.run(find_all())
+
+
+def find(bridge: Bridge, call: Json, session: str = "", at_pause: Any = list) -> Any:
+    (cause,) = causes(bridge, [encoded(call)], at_pause, session)
+    return cause and cause[0]
 
 
 # --- translators --------------------------------------------------------------------------------
@@ -118,11 +121,11 @@ RECORDED = {
 
 def conversation(body: Json) -> list[Any]:
     """Return what is said, by blocks."""
-    messages = [message for message in body["messages"] if message["role"] != "system"]
-    contents = [(each["role"], each["content"]) for each in messages]
+    said = [(each["role"], each["content"]) for each in body["messages"]]
     return [
         (role, block)
-        for role, content in contents
+        for role, content in said
+        if role != "system"
         for block in (text(content) if isinstance(content, str) else content)
     ]
 
@@ -139,8 +142,8 @@ def test_recorded_requests(translator: str) -> None:
 
 
 def test_recorded_calls_find_no_stranger() -> None:
-    for record in records("translators"):
-        assert run(waiting(RECORDED).find(record["body"].encode(), pause)) is None
+    calls = [record["body"].encode() for record in records("translators")]
+    assert not any(causes(waiting(RECORDED), calls))
 
 
 def test_recorded_chains() -> None:
@@ -159,7 +162,7 @@ def test_recorded_chains() -> None:
         elif order[event] == "end":
             bridge.remove(number)
         else:
-            cause = run(bridge.find(encoded(record["body"]), pause))
+            (cause,) = causes(bridge, [encoded(record["body"])])
             assert cause
             assert cause[1].session == record["session"]
             right[record["chain"]] += 1
@@ -170,40 +173,26 @@ def test_recorded_chains() -> None:
 # --- strangers, and who is like another ---------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "stranger",
-    [
-        {},
-        {"messages": []},
-        {"messages": [{"role": "user", "content": ""}]},
-        {
-            "messages": [{"role": "user", "content": []}],
-            "tools": [{"name": name} for name in TOOLS],
-        },
-        request(says("user", result("a.py"))),
-        request(FIRST, tools=(), system=("You are helpful.",)),
-        request(FIRST, system=("You are helpful.", "Be brief.")),
-        chat(request(says("user", "fix the tests"), tools=()), system="drop"),
-        {"input": "fix the tests", "instructions": "Be concise."},
-        {"input": "hi"},
-        {"messages": ["hi", 1, None, [], {"role": 1, "content": {"text": "hi"}}], "tools": [1, {}]},
-        {"messages": {"role": "user", "content": "hi"}, "tools": {"function": {"name": "Bash"}}},
-    ],
-)
-def test_strangers_find_nothing(stranger: Json) -> None:
-    hi = {"hi": request(says("user", "hi")), "bare": request(says("user", "hi"), system=())}
-    bridge = waiting(CONVERSATIONS | hi)
-    assert find(bridge, stranger) is None
-    assert find(bridge, chat(hi["hi"])) == "hi"
+NO_OBJECTS = [b"", b"[]", b"null", b"\xff", b'{"messages":', b"[" * 100_000]
+STRANGERS: list[Json] = [
+    {},
+    {"messages": []},
+    {"messages": [{"role": "user", "content": []}], "tools": [{"name": "Bash"}]},
+    request(says("user", result("a.py"))),
+    {"input": "fix the tests", "instructions": "Be concise."},
+    {"messages": ["hi", 1, None, [], {"role": 1, "content": {"text": "hi"}}], "tools": [1, {}]},
+    {"messages": {"role": "user", "content": "hi"}, "tools": {"function": {"name": "Bash"}}},
+]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"\xff", b'{"messages":', b"[" * 100_000])
-def test_no_object_finds_nothing(body: bytes) -> None:
-    bridge = waiting(CONVERSATIONS)
-    assert run(bridge.find(body, pause)) is None
-    bridge.add("broken", speaker("broken"), lambda: body)
-    assert run(bridge.find(body, pause)) is None
-    assert find(bridge, chat(CONVERSATIONS["a fork"])) == "a fork"
+@pytest.mark.parametrize("call", [*NO_OBJECTS, *(encoded(each) for each in STRANGERS)])
+def test_strangers_find_nothing(call: bytes) -> None:
+    hi = says("user", "hi")
+    bridge = waiting(CONVERSATIONS | {"hi": request(hi), "bare": request(hi, system=())})
+    if call in NO_OBJECTS:
+        bridge.add("broken", speaker("broken"), lambda: call)
+    assert causes(bridge, [call]) == [None]
+    assert find(bridge, chat(request(hi))) == "hi"
 
 
 KEEPS = ("anthropic", "responses", "keeps system messages", "adds notes", "cuts attribution")
@@ -216,16 +205,10 @@ def test_the_same_words_in_eight_directories(translator: str) -> None:
         f"/{n}": request(FIRST, says("system", environment(f"/{n}", *more[n % 2])))
         for n in range(8)
     }
-    calls = [TRANSLATORS[translator](body) for body in bodies.values()]
     bridge = waiting(bodies)
-
-    async def find_all() -> list[Any]:
-        sleep = partial(asyncio.sleep, 0)
-        return await asyncio.gather(*(bridge.find(encoded(call), sleep) for call in calls))
-
-    found = [cause and cause[0] for cause in run(find_all())]
-    assert found == [None] * 8 or found == list(bodies)
-    assert found == list(bodies) or translator not in KEEPS
+    calls = [encoded(TRANSLATORS[translator](body)) for body in bodies.values()]
+    found = [cause and cause[0] for cause in causes(bridge, calls)]
+    assert found == list(bodies) or (found == [None] * 8 and translator not in KEEPS)
 
 
 def turn(call: str, *more: Json, output: str = "no output") -> Json:
@@ -261,6 +244,12 @@ def test_forks_have_the_same_ids() -> None:
     assert find(bridge, chat(push)) is None
     add(bridge, "three", commit)
     assert find(bridge, chat(commit)) is None  # two or three
+
+
+def test_of_two_with_the_same_words_the_one_that_has_more_of_the_system_prompt() -> None:
+    less, more = request(FIRST), request(FIRST, says("system", "Mind the gap."))
+    for bodies in ({"less": less, "more": more}, {"more": more, "less": less}):
+        assert find(waiting(bodies), chat(more, middle="system")) == "more"
 
 
 def test_of_a_session_the_one_with_the_fewest_calls() -> None:
@@ -303,7 +292,7 @@ def test_a_late_call_finds_no_other_session() -> None:
 # --- the requests in flight ---------------------------------------------------------------------
 
 
-def test_what_is_answered_is_forgotten() -> None:
+def test_who_speaks_in_it() -> None:
     bridge = waiting(CONVERSATIONS)
     call = chat(CONVERSATIONS["a result"])
     assert find(bridge, call) == "a result"
@@ -311,7 +300,7 @@ def test_what_is_answered_is_forgotten() -> None:
     bridge.remove("never there")
     assert find(bridge, call) is None
     bridge.add("again", speaker("s", "a1"), lambda: encoded(CONVERSATIONS["a result"]))
-    assert run(bridge.find(encoded(call), pause)) == ("again", speaker("s", "a1"))
+    assert causes(bridge, [encoded(call)]) == [("again", speaker("s", "a1"))]
 
 
 def test_the_oldest_goes_first() -> None:
@@ -349,29 +338,23 @@ def test_long_bodies_are_told_by_their_ids() -> None:
 # --- slices of time -----------------------------------------------------------------------------
 
 
-def find_with(bridge: Bridge, call: Json, at_pause: Callable[[], None]) -> Any:
-    async def pause() -> None:
-        at_pause()
+@pytest.mark.parametrize(
+    ("works", "pauses"),
+    [([STEP], 0), ([1, STEP], 1), ([STEP // 2] * 9, 4), ([9 * STEP] * 3, 2)],
+)
+def test_it_pauses_before_much_work(works: list[int], pauses: int) -> None:
+    made: list[int] = []
 
-    cause = run(bridge.find(encoded(call), pause))
-    return cause and cause[0]
-
-
-def test_it_pauses_before_much_work() -> None:
-    pauses: list[int] = []
-
-    async def spend(*works: int) -> None:
+    async def spend() -> None:
         async def pause() -> None:
-            pauses.append(len(pauses))
+            made.append(1)
 
         pace = Pace(pause)
         for work in works:
             await pace.spend(work)
 
-    for works, expected in [([STEP], 0), ([1, STEP], 1), ([STEP // 2] * 9, 4), ([9 * STEP] * 3, 2)]:
-        pauses.clear()
-        run(spend(*works))
-        assert len(pauses) == expected
+    asyncio.run(spend())
+    assert len(made) == pauses
 
 
 LONG = [says("user", "\n".join(f"{n} {line}" for line in range(3000))) for n in range(9)]
@@ -388,45 +371,106 @@ def test_requests_that_come_and_go_in_a_pause() -> None:
         add(bridge, f"new {len(pauses)}", request(*LONG, prompt("do 4")))
 
     # It waited as the call came, unlike the new ones.
-    assert find_with(bridge, chat(request(*LONG, prompt("do 4"))), at_pause) == "4"
+    assert find(bridge, chat(request(*LONG, prompt("do 4"))), at_pause=at_pause) == "4"
     assert len(pauses) > 9
 
 
 def test_bodies_are_read_once_and_only_for_a_call() -> None:
-    reads = Counter[str]()
-
-    def read_body(session: str, body: Json) -> bytes:
-        reads[session] += 1
-        return encoded(body)
-
-    bodies = {str(n): request(*LONG, prompt(f"do {n}")) for n in range(3)}
     bridge = Bridge()
-    for session, body in bodies.items():
-        bridge.add(session, speaker(session), partial(read_body, session, body))
-    assert not reads
-    pauses = Counter[str]()
+    bodies = [encoded(request(*LONG, prompt(f"do {n}"))) for n in range(3)]
+    read: list[int] = []
 
-    async def find_all() -> list[Any]:
-        async def pause() -> None:
-            pauses["together"] += 1
+    def read_body(number: int) -> bytes:
+        read.append(number)
+        return bodies[number]
+
+    for number in range(3):
+        bridge.add(number, speaker(str(number)), partial(read_body, number))
+    assert not read
+    pauses = Counter[str]()
+    call = chat(json.loads(bodies[1]))
+    found = causes(bridge, [encoded(call)] * 9, partial(pauses.update, ["together"]))
+    assert {cause[0] for cause in found} == {1}
+    assert find(bridge, call, at_pause=partial(pauses.update, ["later"])) == 1
+    assert 0 < pauses["later"] < pauses["together"]
+
+
+# --- fifty Claude Codes at once behind one translator, and strangers who talk like them -----------
+
+SYSTEM = (ATTRIBUTION, "You are Claude Code.", "\n".join(f"Rule {n}." for n in range(20)))
+TALKERS = [
+    {"messages": [{"role": "user", "content": "run the tests"}]},
+    request(prompt("run the tests"), system=(), tools=()),
+    request(prompt("run the tests"), system=("You are a bot.", "Be brief.\nBe kind.")),
+    request(prompt("run the tests"), says("system", environment("/elsewhere")), system=SYSTEM),
+]
+
+
+def requests_of(number: int, chance: random.Random, *, in_words: bool) -> Iterator[Json]:
+    """Yield a session's requests; half of all sessions say the same, each in a directory."""
+    project = f" of project {number}" if number % 2 else ""
+    here = environment(f"/home/{number}", *["Git: yes", "Branch: main"][: number % 3])
+    first = f"run the tests{project}"
+    messages = [prompt(here, first)] if in_words else [prompt(first), says("system", here)]
+    for then in ("commit it", "push it", "thanks"):
+        yield request(*messages, system=SYSTEM)
+        while chance.random() < 0.6:
+            calls = [f"call_{chance.getrandbits(64):016x}" for _ in range(chance.randint(1, 2))]
+            results = (result("no output\nto show", call=each) for each in calls)
+            messages += [says("assistant", "I look.", *map(use, calls)), says("user", *results)]
+            yield request(*messages, system=SYSTEM)
+        messages += [says("assistant", "Done."), says("user", then + project)]
+
+
+async def fleet(translate: Callable[[Json], Json], seed: int, *, in_words: bool) -> Counter[str]:
+    """Return how many calls were right, wrong, without a session, late, or a stranger's."""
+    chance = random.Random(seed)  # noqa: S311
+    bridge, found = Bridge(), Counter[str]()
+
+    async def wait(most: int) -> None:
+        for _ in range(chance.randrange(most)):
             await asyncio.sleep(0)
 
-        calls: list[Awaitable[Any]] = [
-            bridge.find(encoded(chat(bodies["1"])), pause) for _ in range(9)
-        ]
-        return await asyncio.gather(*calls)
+    async def call(body: Json, session: str, otherwise: str, after: int = 9) -> None:
+        await wait(after)
+        cause = await bridge.find(encoded(body), partial(asyncio.sleep, 0))
+        is_right = cause is not None and cause[1].session == session
+        found["right" if is_right else "wrong" if cause else otherwise] += 1
 
-    assert {cause[0] for cause in run(find_all())} == {"1"}
-    for _ in range(2):
-        find_with(bridge, chat(bodies["1"]), partial(pauses.update, ["later"]))
-    assert 0 < pauses["later"] / 2 < pauses["together"]
+    async def send(session: str, body: Json) -> None:
+        number, fate = object(), chance.random()
+        add(bridge, number, body, session)
+        translated = translate(body)
+        if fate < 0.05:  # it is killed, maybe before its call, and sent again
+            late = asyncio.create_task(call(translated, session, "late"))
+            await wait(9)
+            bridge.remove(number)
+            await asyncio.gather(late, send(session, body))
+            return
+        await call(translated, session, "none")
+        if fate > 0.95:  # the translator tries again
+            await call(translated, session, "none")
+        await wait(9)
+        bridge.remove(number)
+
+    async def talk(number: int) -> None:
+        for body in requests_of(number, chance, in_words=in_words):
+            await send(f"session {number}", body)
+
+    strangers = (call(TALKERS[n % 4], "", "stranger's", 99) for n in range(100))
+    await asyncio.gather(*map(talk, range(50)), *strangers)
+    return found
 
 
-# --- a fleet of sessions ------------------------------------------------------------------------
+def rewritten(body: Json) -> Json:
+    """Translate as something that cuts the attribution, and says results of tools in its words."""
+    call: Json = json.loads(encoded(cut(body)).replace(rb"no output\nto show", b"0 lines"))
+    return call
+
 
 FLEETS: dict[str, Callable[[Json], Json]] = {
     "keeps all": partial(chat, middle="system"),
-    "cuts attribution, rewrites results": cut,
+    "cuts attribution, rewrites results": rewritten,
     "keeps no ids": told,
     "drops system messages": chat,
     "drops system messages, adds a line": partial(chat, extra="Be yourself."),
@@ -436,9 +480,9 @@ FLEETS: dict[str, Callable[[Json], Json]] = {
 @pytest.mark.parametrize("translator", FLEETS)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_fleet_of_sessions(translator: str, seed: int) -> None:
-    fleet = Fleet(FLEETS[translator], seed, translator)
-    found = run(fleet.run())
-    assert found["wrong"] == found["stranger's"] == 0
+    found = asyncio.run(fleet(FLEETS[translator], seed, in_words=translator == "keeps no ids"))
+    assert found["wrong"] == 0
+    assert found["stranger's"] == 100
     assert found["right"] > 300
     if "drops" not in translator:
-        assert found["none"] < found.total() / 100
+        assert found["none"] < found["right"] / 100

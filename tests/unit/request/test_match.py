@@ -29,7 +29,11 @@ def at(directory: str) -> Json:
     return says("system", environment(directory))
 
 
-HERE = request(FIRST, at("/here"), system=SYSTEM)
+def first(*more: Json, system: tuple[str, ...] = SYSTEM, tools: tuple[str, ...] = TOOLS) -> Json:
+    return request(FIRST, *more, system=system, tools=tools)
+
+
+HERE = first(at("/here"))
 
 
 def matched(body: Json, call: Json, *, by_ids: bool = False) -> Match | None:
@@ -51,11 +55,11 @@ def test_an_equal_call_differs_in_nothing() -> None:
         (cut(HERE), 0),
         (chat(HERE, system="drop", middle="user"), 0),
         (chat(HERE, extra="Be yourself."), 1),
-        (request(FIRST, system=(*SYSTEM, "Be yourself.")), 1),
-        (request(FIRST, system=("x-anthropic-billing-header: cc_version=1;", SYSTEM[1])), 1),
-        (request(FIRST, system=SYSTEM, tools=TOOLS[:1]), 0),
-        (request(FIRST, at("/here"), system=SYSTEM, tools=()), 0),
-        (request(FIRST, system=SYSTEM, tools=(*TOOLS, "a", "b", "c", "d", "e")), 0),
+        (first(system=(*SYSTEM, "Be yourself.")), 1),
+        (first(system=("x-anthropic-billing-header: cc_version=1;", SYSTEM[1])), 1),
+        (first(tools=TOOLS[:1]), 0),
+        (first(at("/here"), tools=()), 0),
+        (first(tools=(*TOOLS, "a", "b", "c", "d", "e")), 0),
     ],
 )
 def test_what_translators_drop_and_add(call: Json, unknown: int) -> None:
@@ -63,23 +67,19 @@ def test_what_translators_drop_and_add(call: Json, unknown: int) -> None:
 
 
 STRANGERS = {
-    "the words alone": request(FIRST, system=(), tools=()),
-    "another system prompt": request(FIRST, system=("You are a bot.\nBe brief.\nBe kind.",)),
-    "a bit of another": request(FIRST, system=(*SYSTEM, "Be brief.", "Be kind.", "Be bold.")),
-    "another directory": request(FIRST, at("/there"), system=SYSTEM),
-    "another directory, as a user": chat(
-        request(FIRST, at("/there"), system=SYSTEM), middle="user"
-    ),
-    "other tools": request(FIRST, system=SYSTEM, tools=("Search", "Fetch")),
-    "mostly other tools": request(FIRST, system=SYSTEM, tools=("Bash", "Search")),
+    "the words alone": first(system=(), tools=()),
+    "another system prompt": first(system=("You are a bot.\nBe brief.\nBe kind.",)),
+    "a bit of another": first(system=(*SYSTEM, "Be brief.", "Be kind.", "Be bold.")),
+    "another directory": first(at("/there")),
+    "another directory, as a user": chat(first(at("/there")), middle="user"),
+    "other tools": first(tools=("Search", "Fetch")),
+    "mostly other tools": first(tools=("Bash", "Search")),
     "tools alone": request(system=SYSTEM),
     "an image": request(says("user", IMAGE), system=SYSTEM),
     "other words": request(prompt("fix the tools"), system=SYSTEM),
     "more words": request(prompt("fix the tests", "and the docs"), system=SYSTEM),
     "fewer words": request(says("user", "fix the tests"), system=SYSTEM),
-    "a later turn": request(
-        FIRST, says("assistant", "Done."), says("user", "fix the tests"), system=SYSTEM
-    ),
+    "a later turn": first(says("assistant", "Done."), says("user", "fix the tests")),
 }
 
 

@@ -2,7 +2,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prompt_cache_key.request.passage import length
 from prompt_cache_key.request.prompt import (
@@ -39,9 +39,13 @@ PARALLEL = request(
 )
 
 
+def read_all(body: Json) -> Prompt:
+    return done(read(encoded(body)))
+
+
 @pytest.mark.parametrize("translate", [dict, chat, responses])
 def test_three_dialects(translate: Any) -> None:
-    prompt = done(read(encoded(translate(PARALLEL))))
+    prompt = read_all(translate(PARALLEL))
     assert len(prompt.tools) == 4
     assert [length(prompt.said), length(prompt.new), prompt.answers, prompt.asked] == [2, 4, 2, 0]
     assert prompt.ids == {"call_1", "call_2"}
@@ -51,31 +55,31 @@ def test_three_dialects(translate: Any) -> None:
 
 def test_older_ids_are_not_new() -> None:
     more = [*PARALLEL["messages"], says("assistant", "Done."), says("user", "and now,\nonce more!")]
-    prompt = done(read(encoded(request(*more))))
+    prompt = read_all(request(*more))
     assert (prompt.ids, prompt.are_new) == ({"call_1", "call_2"}, False)
     assert (prompt.new, prompt.asked, prompt.needles) == ([], 1, [b"once more"])
-    prompt = done(read(encoded({"input": [f"text {number}" for number in range(9)]})))
+    prompt = read_all({"input": [f"text {number}" for number in range(9)]})
     assert (prompt.asked, prompt.needles[-1], len(prompt.needles)) == (9, b"text 5", MAX_NEEDLES)
 
 
 def test_what_is_only_thought_is_no_answer() -> None:
     thought = {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}]}
-    body = request(says("user", "hi"), thought, says("user", "well?"))
-    assert done(read(encoded(body))).answers == 0
-    assert done(read(encoded(responses(body) | {"input": [{"type": "reasoning"}]}))).answers == 0
+    assert read_all(request(says("user", "hi"), thought, says("user", "well?"))).answers == 0
+    assert read_all({"input": [{"type": "reasoning"}]}).answers == 0
 
 
 def test_calls_and_results_as_text() -> None:
-    prompt = done(read(encoded(told(PARALLEL))))
+    prompt = read_all(told(PARALLEL))
     assert (prompt.answers, prompt.ids, length(prompt.new)) == (2, set(), 0)
 
 
-def test_result_that_looks_like_json() -> None:
-    for content in ('[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]', "a\nb"):
-        message = {"role": "tool", "tool_call_id": "call_1", "content": content}
-        assert length(done(read(encoded({"messages": [message]}))).new) == 2
-    message["content"] = '[{"type": "text", broken\nb'
-    assert length(done(read(encoded({"messages": [message]}))).new) == 2
+@pytest.mark.parametrize(
+    "content",
+    ['[{"type": "text", "text": "a"}, {"text": "b"}]', "a\nb", '[{"type": "text", broken\nb'],
+)
+def test_result_that_looks_like_json(content: str) -> None:
+    message = {"role": "tool", "tool_call_id": "call_1", "content": content}
+    assert length(read_all({"messages": [message]}).new) == 2
 
 
 def test_newest_ids() -> None:
@@ -100,12 +104,7 @@ def test_memory_is_bounded() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b"[]",
-        b"null",
-        b"\xff",
-        b'{"messages":',
-        b"[" * 100_000,
+        *[b"", b"[]", b"null", b"\xff", b'{"messages":', b"[" * 100_000],
         b'{"messages":' + b"[" * 100_000,
         b'{"messages": [' + b"9" * 5000 + b"]}",
     ],
@@ -141,16 +140,14 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["messages", "input", "system", "instructions", "tools"]), JSON)
 )
 def test_any_json_can_be_read(body: Json) -> None:
-    assert isinstance(done(read(encoded(body))), Prompt)
+    assert isinstance(read_all(body), Prompt)
 
 
 @pytest.mark.parametrize("translator", TRANSLATORS)
 def test_no_translator_changes_the_number_of_answers(translator: str) -> None:
     for body in CONVERSATIONS.values():
-        call = done(read(encoded(TRANSLATORS[translator](body))))
-        assert call.answers == done(read(encoded(body))).answers
+        assert read_all(TRANSLATORS[translator](body)).answers == read_all(body).answers

@@ -1,5 +1,4 @@
 import json
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ COUNT = "<total_tokens>998210 tokens left</total_tokens>"
 BLOCK = f'{{"type":"text","text":"{LINE}"}}'
 SYSTEM = f'{{"role":"system","content":"{COUNT}"}}'
 ESCAPED = SYSTEM.replace("<", r"\u003c").replace(">", r"\u003e")  # as Go does
-DEPTH = 100_000
+DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
 def stripped(text: str) -> str:
@@ -36,19 +35,16 @@ def check(text: str) -> None:
         # alone
         f'{{"system":[«{BLOCK},»{{"type":"text","text":"b"}}]}}',
         f'{{"m":1, "system" : [ «{BLOCK} , »1 , 2 ] }}',
-        f'{{"system":[«{BLOCK}»]}}',
         f'{{"system":[«{{"text":"{LINE}\\n","type":"text","cache_control":{{}}}},»{{}}]}}',
         # merged with what follows
         f'{{"system":[{{"type":"text","text":"«{LINE}\\n»You are"}},{{"text":"b"}}]}}',
         f'{{"system":[{{"text":"«{LINE}\\r\\n»\\nYou are; a=b;"}}]}}',
-        f'{{"system":[{{"text":"«{LINE}»You are","type":"text"}}]}}',
         f'{{"system":"«{LINE}\\n»You are"}}',
         f'{{"system":"«{LINE}»"}}',
         f'{{"model":"m","instructions" : "«{LINE}\\n»\\"✓\\" \\ud83d"}}',
         # the first message
         f'{{"messages":[{{"role":"system","content":"«{LINE}\\n»b"}},{{"role":"user"}}]}}',
         f'{{"messages": [ {{"content" : "«{LINE}»✓", "role":"developer"}} ] }}',
-        f'{{"messages":[{{"role":"system","content":[«{BLOCK},»{{"text":"b"}}]}}]}}',
         f'{{"input":[{{"role":"developer","content":[{{"text":"«{LINE}»b"}}]}}]}}',
         # several
         f'{{"input":[{{"role":"system","content":"«{LINE}»b"}}],"instructions":"«{LINE}\\n»"}}',
@@ -64,14 +60,12 @@ def test_attribution(text: str) -> None:
         # not at the lead
         f'{{"system":[{{"text":"b"}},{BLOCK}]}}',
         f'{{"system":" {LINE}"}}',
-        f'{{"system":[{{"text":"\\n{LINE}"}}]}}',
         f'{{"messages":[{{"role":"user","content":"b"}},{{"role":"system","content":"{LINE}"}}]}}',
         # someone else's
         f'{{"messages":[{{"role":"user","content":"{LINE}\\nwhat is this?"}}]}}',
-        f'{{"messages":[{{"role":"user","content":[{BLOCK}]}}],"input":"{LINE}"}}',
         f'{{"messages":[{BLOCK},{{"role":["system"],"content":"{LINE}"}}]}}',
         f'{{"x":{{"system":[{BLOCK}]}},"y":[{BLOCK}],"z":"{LINE}"}}',
-        f'{{"system":[],"messages":[],"input":["{LINE}"],"x":"{LINE}"}}',
+        f'{{"system":[],"messages":[],"input":["{LINE}"]}}',
         f'{{"system":[{{}},{BLOCK}],"messages":[{{}},{BLOCK}]}}',
         f'{{"system":["{LINE}"]}}',
         f'{{"system":{BLOCK}}}',
@@ -83,7 +77,6 @@ def test_attribution(text: str) -> None:
         '{"system":"x-anthropic-billing-header: what it means"}',
         f'{{"system":"X-{LINE[2:]}"}}',
         '{"x-anthropic-billing-header: a=b;":"x"}',
-        "{}",
     ],
 )
 def test_no_attribution(text: str) -> None:
@@ -113,7 +106,6 @@ def test_countdown(text: str) -> None:
     "message",
     [
         f'{{"role":"user","content":"{COUNT}"}}',
-        f'{{"role":"assistant","content":"{COUNT}"}}',
         f'{{"role":["system"],"content":"{COUNT}"}}',
         f'{{"content":"{COUNT}"}}',
         f'{{"role":"system","content":"{COUNT} Be brief."}}',
@@ -143,29 +135,26 @@ def test_only_what_is_named_goes() -> None:
     assert strip(raw, []) is raw
 
 
+def test_what_has_none_of_it_is_not_read() -> None:
+    raw = b'{"system":[\xff}'
+    assert strip(raw, STRIPPED) is raw
+
+
 @pytest.mark.parametrize("mark", [f'"system":[{BLOCK}]', f'"messages":[1,{SYSTEM}]'])
 @pytest.mark.parametrize(
     ("end", "problem"),
     [
-        (b"", "is not JSON in UTF-8"),
-        (b",", "is not JSON in UTF-8"),
-        (b',"x"}', "is not JSON in UTF-8"),
-        (b',"x":nope}', "is not JSON in UTF-8"),
+        *((end, "is not JSON in UTF-8") for end in (b"", b",", b',"x"}', b',"x":nope}')),
         (b',"x":"\xff"}', "is not JSON in UTF-8"),
         (b',"messages":[1,{"a":1]}', "is not JSON in UTF-8"),
-        (b',"x":' + b"[" * DEPTH + b"]" * DEPTH + b"}", "nests too deep"),
-        (b',"messages":[1,' + b"[" * DEPTH + b"]" * DEPTH + b"]}", "nests too deep"),
+        (b',"x":' + DEEP + b"}", "nests too deep"),
+        (b',"messages":[1,' + DEEP + b"]}", "nests too deep"),
     ],
     ids=range(8),
 )
 def test_what_cannot_be_read(mark: str, end: bytes, problem: str) -> None:
     with pytest.raises(ValueError, match=rf"^the body {problem}$"):
         strip(b"{" + mark.encode() + end, STRIPPED)
-
-
-def test_what_has_none_of_it_is_not_read() -> None:
-    raw = b'{"system":[\xff}'
-    assert strip(raw, STRIPPED) is raw
 
 
 def without(body: dict[str, Any]) -> dict[str, Any]:
@@ -182,24 +171,13 @@ def without(body: dict[str, Any]) -> dict[str, Any]:
 def test_recorded_bodies(name: str, attributions: int, countdowns: int) -> None:
     found = [0, 0]
     for record in records(name):
-        if record["body"]:
-            text, after = record["body"], stripped(record["body"])
-            assert json.loads(after) == without(json.loads(text))
+        if text := record["body"]:
+            # Compact JSON as JavaScript writes it, so each byte can be told.
+            after = without(json.loads(text))
+            assert stripped(text) == json.dumps(after, ensure_ascii=False, separators=(",", ":"))
             found[0] += '"x-anthropic-billing-header' in text
             found[1] += text.count("<total_tokens>")
-            # Compact JSON as JavaScript writes it, so each byte can be told.
-            assert after == json.dumps(
-                without(json.loads(text)), ensure_ascii=False, separators=(",", ":")
-            )
     assert found == [attributions, countdowns]
-
-
-def test_with_the_countdown_gone_each_body_begins_with_the_one_before() -> None:
-    messages = [json.loads(stripped(r["body"]))["messages"] for r in records("countdown")]
-    for before, after in pairwise(messages):
-        shown = json.dumps(after).replace(', "cache_control": {"type": "ephemeral"}', "")
-        assert len(before) < len(after)
-        assert "total_tokens" not in shown
 
 
 # --- anything at all ----------------------------------------------------------------------------
@@ -215,37 +193,23 @@ VALUES = st.recursive(
 )
 TEXT_BLOCKS = st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": TEXTS}), max_size=2)
 USER = st.fixed_dictionaries({"role": st.just("user"), "content": TEXTS | st.just(COUNT) | VALUES})
-
-
-ENDS = st.sampled_from([("\n", ""), ("\r\n", ""), ("", ""), ("\n\n", "\n")])
-SYSTEMS = (
-    TEXT_BLOCKS.map(lambda blocks: ([{"text": LINE}, *blocks], blocks))
-    | ENDS.map(lambda end: (f"{LINE}{end[0]}You", f"{end[1]}You"))
-    | st.tuples(ENDS, TEXT_BLOCKS).map(
-        lambda drawn: tuple(
-            [{"text": f"{start}You"}, *drawn[1]] for start in (LINE + drawn[0][0], drawn[0][1])
-        )
-    )
-)
+NAMES = TEXTS.filter(lambda name: name not in ("system", "messages"))
 
 
 @given(
-    rest=st.dictionaries(TEXTS.filter(lambda name: name not in ("system", "messages")), VALUES),
-    system=SYSTEMS,
+    rest=st.dictionaries(NAMES, VALUES),
+    blocks=TEXT_BLOCKS,
+    text=st.sampled_from(["", "\nYou", "\r\nYou", "You"]),
     messages=st.lists(USER | st.just(json.loads(SYSTEM)), max_size=6),
-    ascii_=st.booleans(),
     indent=st.sampled_from([None, 0, 3]),
 )
 def test_of_any_object_the_named_texts_alone_go(
-    rest: dict[str, Any],
-    system: tuple[Any, Any],
-    messages: list[Any],
-    ascii_: bool,
-    indent: int | None,
+    rest: dict[str, Any], blocks: list[Any], text: str, messages: list[Any], indent: int | None
 ) -> None:
-    before, after = system
-    body = rest | {"messages": messages, "system": before}
+    first, left = [{"text": LINE + text}], [{"text": text.lstrip()}] if text else []
     kept = messages[:1] + [each for each in messages[1:] if each != json.loads(SYSTEM)]
-    once = stripped(json.dumps(body, ensure_ascii=ascii_, indent=indent))
-    assert json.loads(once) == rest | {"messages": kept, "system": after}
-    assert stripped(once) == once
+    for before, after in [(first + blocks, left + blocks), (LINE + text, text.lstrip())]:
+        body = rest | {"messages": messages, "system": before}
+        once = stripped(json.dumps(body, ensure_ascii=bool(blocks), indent=indent))
+        assert json.loads(once) == rest | {"messages": kept, "system": after}
+        assert stripped(once) == once
