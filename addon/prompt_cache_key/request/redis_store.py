@@ -231,7 +231,7 @@ class RedisStore:
                 name = stored_name(offer.name)
                 log(logging.WARNING, f"{self._shown} has something else than a key in {name}")
             return
-        if not self._keys.sliding:
+        if not self._keys.sliding and left >= 0:  # below: it has no end, or is gone
             offer.mapping.made = offer.now - max(0, self._keys.ttl - left / 1000)
 
     def _lose(self, why: str) -> None:

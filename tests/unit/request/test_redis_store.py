@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import math
 import re
 import socketserver
 import ssl
@@ -85,7 +86,7 @@ class StandIn(socketserver.ThreadingTCPServer):
                 self.values[name] = value, now + float(words[0]) / 1000
                 return b":1\r\n"
             case b"PTTL":
-                return b":%d\r\n" % int((end - now) * 1000)
+                return b":%d\r\n" % (-1 if math.isinf(end) else int((end - now) * 1000))
             case b"FLUSHALL":
                 self.values.clear()
         return b"+OK\r\n"
@@ -384,6 +385,11 @@ async def test_a_fixed_life_ends_for_all_proxies_at_once(port: int, server: Any)
         assert await key(one, 200) == "0" * 36
         assert keys[0].peek(NAME, 199 + HOUR)
         assert not keys[0].peek(NAME, 200 + HOUR)
+        # One that keeps them for ever makes none shorter.
+        server.set(STORED, "1" * 36)
+        assert await key(two, 300 + HOUR) == "1" * 36
+        assert keys[1].peek(NAME, 299 + 2 * HOUR)
+        assert not keys[1].peek(NAME, 300 + 2 * HOUR)
 
 
 @in_loop
