@@ -9,7 +9,10 @@ import logging
 import time
 from collections.abc import Callable
 
-from mitmproxy import http
+from mitmproxy import ctx, http
+from mitmproxy.addonmanager import Loader
+from mitmproxy.proxy.layer import NextLayer
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from prompt_cache_key.commands import Commands
 from prompt_cache_key.content import content, replace
@@ -29,7 +32,8 @@ from prompt_cache_key.wire import Wire
 class PromptCacheKey:
     """Puts one stable `prompt_cache_key` for each Claude Code session into outgoing requests.
 
-    `clock` returns seconds and never goes back.
+    `clock` returns seconds and never goes back. mitmproxy asks each addon for eight hooks of each
+    request, so there is one, and what would be others is called by it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,11 +41,24 @@ class PromptCacheKey:
         self.outcome = Outcome(self.state)
         self.injector = Injector(self.state, self.outcome)
         self.wire = Wire(self.state, self.is_ours, self.injector.inject)
-        page = LivePage(lambda: self.state.options.page, self.state.recent)
-        self.addons = [Settings(self.state), Commands(self.state), PromptView(), page]
+        self.settings = Settings(self.state)
+        self.commands = Commands(self.state)
+        self.view = PromptView()
+        self.page = LivePage(lambda: self.state.options.page, self.state.recent)
+
+    def load(self, loader: Loader) -> None:
+        """Register options, commands and the Prompt view."""
+        self.settings.load(loader)
+        ctx.master.commands.collect_commands(self.commands)
+        self.view.load(loader)
+
+    def configure(self, updated: set[str]) -> None:
+        """Take on changed options."""
+        self.settings.configure(updated)
 
     def running(self) -> None:
-        """Take the place next to the wire."""
+        """Tell of the settings, and take the place next to the wire."""
+        self.settings.running()
         self.wire.install()
         if not gc.get_freeze_count():
             # What mitmproxy is made of is no garbage, and to look through it each time that the
@@ -49,8 +66,26 @@ class PromptCacheKey:
             gc.freeze()
 
     def done(self) -> None:
-        """Leave it."""
+        """Sum up, and leave it."""
+        self.settings.done()
+        self.view.done()
         self.wire.remove()
+
+    def server_connected(self, data: ServerConnectionHookData) -> None:
+        """Let the live page know the proxy's own connections."""
+        self.page.server_connected(data)
+
+    def server_disconnected(self, data: ServerConnectionHookData) -> None:
+        """Let it forget one."""
+        self.page.server_disconnected(data)
+
+    def next_layer(self, data: NextLayer) -> None:
+        """Let it see how a connection begins."""
+        self.page.next_layer(data)
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Let it answer what is asked of it."""
+        await self.page.requestheaders(flow)
 
     def is_ours(self, flow: http.HTTPFlow) -> bool:
         """Whether a request is live, unanswered and selected."""
@@ -84,6 +119,7 @@ class PromptCacheKey:
 
     async def response(self, flow: http.HTTPFlow) -> None:
         """Report what the upstream read from its cache, and keep what was streamed."""
+        self.view.response(flow)
         self.state.bridge.remove(flow)
         if exchange := self.state.exchanges.pop(flow, None):
             self.wire.keep(flow, exchange)

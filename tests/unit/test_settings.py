@@ -19,8 +19,7 @@ Log = Callable[[], list[str]]
 
 
 def settings(context: Context) -> Settings:
-    (found,) = (addon for addon in context.addon.addons if isinstance(addon, Settings))
-    return found
+    return context.addon.settings
 
 
 @pytest.mark.parametrize(

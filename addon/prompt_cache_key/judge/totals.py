@@ -211,7 +211,8 @@ class Totals:
 
     def begin(self, session: str, agent: str, model: str) -> Count:
         """Count a request."""
-        total = self.sessions.setdefault(session, SessionTotal())
+        total = self.sessions.get(session) or SessionTotal()
+        self.sessions[session] = total
         self.sessions.move_to_end(session)
         row = total.rows.pop((agent, model), None) or Row()
         total.rows[agent, model] = row  # an OrderedDict takes 160 bytes more, for each session
