@@ -140,9 +140,8 @@ class UsageReader:
     def _count(self, counts: dict[str, int]) -> None:
         # No prompt has 0 tokens: a translator that does not know yet writes zeros into
         # message_start, a gateway that does not repeat itself into message_delta.
-        known = any(counts.get(name) for name in _PROMPT)
-        names = _PROMPT + _OUTPUT if known else _OUTPUT
-        self._seen.update((name, counts[name]) for name in names if name in counts)
+        names = _PROMPT + _OUTPUT if any(map(counts.get, _PROMPT)) else _OUTPUT
+        self._seen |= {name: counts[name] for name in names if name in counts}
         for name in _READ:  # a zero still tells that cached tokens are reported
             if name in counts:
                 self._seen.setdefault(name, 0)
@@ -169,10 +168,10 @@ def _counts(holder: dict[str, Any]) -> dict[str, int]:
     A field found in both (Kimi's cached_tokens) counts once: the larger of the two.
     """
     counts: dict[str, int] = {}
-    report, timings = (_object(holder.get(name)) for name in ("usage", "timings"))
-    details = (_object(report.get(f"{name}_tokens_details")) for name in ("prompt", "input"))
-    for part in (report, *details, timings):
-        for name, count in part.items():
+    report = _object(holder.get("usage"))
+    details = report.get("prompt_tokens_details"), report.get("input_tokens_details")
+    for part in (report, *details, holder.get("timings")):
+        for name, count in _object(part).items():
             if name in _COUNTED and type(count) is int and 0 <= count < _TOO_MANY:
                 counts[name] = max(count, counts.get(name, 0))
     computed = counts.pop("prompt_n", 0)
@@ -204,7 +203,7 @@ def _usage(seen: dict[str, int]) -> Usage | None:
 
 def _most(seen: dict[str, int], names: tuple[str, ...]) -> int | None:
     """Return the largest of the counts by these names: a gateway may fill one and zero another."""
-    return max((seen[name] for name in names if name in seen), default=None)
+    return max([seen[name] for name in names if name in seen], default=None)
 
 
 def _diagnosis(holder: dict[str, Any]) -> str:
