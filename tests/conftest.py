@@ -3,7 +3,6 @@ from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, settings
-from prompt_cache_key.log import flush
 
 # A busy machine is no failure: nothing here asserts on a duration. What examples leave open is for
 # scripts/fuzz, which has the time for it.
@@ -19,7 +18,6 @@ def log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.DEBUG, "prompt_cache_key")
 
     def take() -> list[str]:
-        flush()
         lines = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
         caplog.clear()
         return lines

@@ -17,7 +17,7 @@ def content(request: http.Request) -> bytes:
         return request.raw_content
     try:
         return request.get_content() or b""
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: Python's codecs of text, such as rot13
         raise ValueError("its content-encoding is unknown, or the body is corrupt") from None
 
 
@@ -36,13 +36,17 @@ def replace(request: http.Request, body: bytes) -> None:
 
 
 def sent_content(flow: http.HTTPFlow) -> bytes:
-    """Return the decoded body of a request that was sent; b"" if it is not known, or not yet."""
-    request = flow.request
-    if isinstance(request.stream, HeldRequest):
-        return request.stream.content
-    if b"content-encoding" not in _names(request):
-        return request.raw_content or b""
-    return request.get_content(strict=False) or b""
+    """Return the body of a request that was sent, decoded if it can be.
+
+    b"" if it is not known, or not yet.
+    """
+    held = flow.request.stream
+    if isinstance(held, HeldRequest):
+        return held.content
+    try:
+        return content(flow.request)
+    except ValueError:
+        return flow.request.raw_content or b""
 
 
 def _names(request: http.Request) -> list[bytes]:

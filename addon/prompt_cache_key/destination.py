@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 from mitmproxy import flowfilter, http
 
 MAX_KNOWN = 100
+MAX_SIZE = 4096
+"""Bytes of target and hosts; what is longer is worked out each time."""
 
 _ABOUT_DESTINATIONS = (flowfilter.FMethod, flowfilter.FUrl, flowfilter.FDomain)
 
@@ -40,16 +42,19 @@ class Destinations:
         hosts = tuple(value for name, value in data.headers.fields if name.lower() == b"host")
         to = data.method, data.scheme, data.host, data.port, data.authority, data.path
         key = *to, data.http_version, hosts
-        if not (known := self._known.get(key)):
+        if known := self._known.get(key):
+            return known
+        new = Destination(
+            flow.request.pretty_host,
+            flow.request.path.partition("?")[0],
+            flow.request.pretty_url.partition("?")[0],
+            self._is_theirs and bool(self._matches(flow)),
+        )
+        if sum(map(len, (data.path, data.authority, *hosts))) <= MAX_SIZE:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            known = self._known[key] = Destination(
-                flow.request.pretty_host,
-                flow.request.path.partition("?")[0],
-                flow.request.pretty_url.partition("?")[0],
-                self._is_theirs and bool(self._matches(flow)),
-            )
-        return known
+            self._known[key] = new
+        return new
 
 
 def _looks_at_nothing_else(matches: Any) -> bool:

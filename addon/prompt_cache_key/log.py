@@ -5,6 +5,8 @@ import json
 import logging
 import re
 import time
+from collections import deque
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -34,24 +36,22 @@ def pairs(**values: object) -> str:
 def log(level: int, message: str, client: Any = None) -> None:
     """Write a line to mitmproxy's event log, with the client's address where one is given.
 
-    One with a client is written within `DELAY` seconds, one without at once; all in this order.
+    Between `start_waiting` and `stop_waiting` one with a client is written within `DELAY` seconds,
+    any other at once; all in this order.
     """
-    line = _Line(time.time(), level, message, client)
-    try:
-        loop = asyncio.get_running_loop() if client else None
-    except RuntimeError:
-        loop = None
-    if loop:
-        _waiting.add(line, loop)
-    else:
-        flush()
-        line.write()
+    _lines.add(_Line(time.time(), level, message, client))
 
 
-def flush() -> None:
-    """Write the lines that wait."""
-    for line in _waiting.take():
-        line.write()
+def start_waiting() -> None:
+    """Let lines wait from now on, if an event loop is running."""
+    with suppress(RuntimeError):
+        _lines.loop = asyncio.get_running_loop()
+
+
+def stop_waiting() -> None:
+    """Write the lines that wait: mitmproxy does not wait when it ends."""
+    _lines.loop = None
+    _lines.write()
 
 
 class _Line(NamedTuple):
@@ -70,25 +70,30 @@ class _Line(NamedTuple):
             _logger.handle(record)
 
 
-class _Waiting:
-    """The lines that wait, and the event loop that will have them written."""
+class _Lines:
+    """The lines that wait, and the event loop that will have them written; None: they don't."""
 
     def __init__(self) -> None:
-        self._lines: list[_Line] = []
-        self._loop: object = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: deque[_Line] = deque()
 
-    def add(self, line: _Line, loop: asyncio.AbstractEventLoop) -> None:
-        if not self._lines or loop is not self._loop:  # one that has ended writes nothing
-            self._loop = loop
-            loop.call_later(DELAY, flush)
-        self._lines.append(line)
+    def add(self, line: _Line) -> None:
+        self._waiting.append(line)
+        if not self.loop or not line.client:
+            self.write()
+        elif len(self._waiting) == 1:
+            self.loop.call_later(DELAY, self.write)
 
-    def take(self) -> list[_Line]:
-        lines, self._lines = self._lines, []
-        return lines
+    def write(self) -> None:
+        try:
+            while self._waiting:
+                self._waiting.popleft().write()
+        finally:
+            if self._waiting and self.loop:  # someone's handler raised: the others go on
+                self.loop.call_soon(self.write)
 
 
-_waiting = _Waiting()
+_lines = _Lines()
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ from mitmproxy.addonmanager import Loader, traverse
 from mitmproxy.utils import human
 
 from prompt_cache_key.destination import Destinations
-from prompt_cache_key.log import LOGGER, flush, log, pairs, text
+from prompt_cache_key.log import LOGGER, log, pairs, start_waiting, stop_waiting, text
 from prompt_cache_key.options import PREFIX, Options, seconds
 from prompt_cache_key.request.keys import derived_key, random_key
 from prompt_cache_key.request.redis_store import RedisStore, without_secrets
@@ -69,6 +69,7 @@ class Settings:
 
     def running(self) -> None:
         """Say that the addon is active, how it is set, and where Claude Code should go."""
+        start_waiting()
         self.state.store.connect()
         for handler in logging.getLogger().handlers:
             if isinstance(handler, getattr(mitmproxy.log, "LegacyLogEvents", ())):
@@ -95,7 +96,7 @@ class Settings:
 
     def done(self) -> None:
         """Sum up what the sessions got from the cache, or why no request got a key."""
-        flush()
+        stop_waiting()
         totals, skipped = self.state.totals, self.state.skipped
         if totals.all.requests:
             for line in totals.summary():

@@ -43,6 +43,7 @@ def test_without_content() -> None:
         (None, {}, "streamed"),
         (BODY, {"content_encoding": "gzip"}, "corrupt"),
         (BODY, {"content_encoding": "x"}, "unknown"),
+        (BODY, {"content_encoding": "rot13"}, "unknown"),
     ],
 )
 def test_no_content_to_work_on(body: bytes | None, headers: dict[str, str], why: str) -> None:

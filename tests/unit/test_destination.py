@@ -1,7 +1,9 @@
+import tracemalloc
+
 import pytest
 from mitmproxy import flowfilter, http
 from mitmproxy.test import tflow
-from prompt_cache_key.destination import MAX_KNOWN, Destination, Destinations
+from prompt_cache_key.destination import MAX_KNOWN, MAX_SIZE, Destination, Destinations
 from prompt_cache_key.request.upstreams import DEFAULT_FILTER
 
 URL = "https://10.0.0.1:8443/v1/messages?key=secret"
@@ -68,6 +70,18 @@ def test_a_filter_that_looks_at_more_is_asked_each_time(filter_: str) -> None:
     for content, is_selected in [(b"one", True), (b"two", False), (b"one", True)]:
         asked.request.content = content
         assert known.selects(asked) is is_selected
+
+
+def test_long_destinations_are_not_kept() -> None:
+    known, path = destinations(), "/v1/" + "m" * MAX_SIZE
+    flows = [flow(url=f"https://x{path}{number}") for number in range(20)]
+    flows += [flow(Host=f"{number}{path}") for number in range(20)]
+    tracemalloc.start()
+    for each in flows:
+        assert len(known.of(each).address) > MAX_SIZE
+        assert known.selects(each) is ("messages" in each.request.path)
+    assert tracemalloc.get_traced_memory()[0] < 10 * MAX_SIZE
+    tracemalloc.stop()
 
 
 def test_many_destinations() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mitmproxy.log import MitmFormatter
-from prompt_cache_key.log import DELAY, log, pairs, text
+from prompt_cache_key.log import DELAY, log, pairs, start_waiting, stop_waiting, text
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,13 @@ CLIENT = "127.0.0.1", 50123
 
 def test_a_line_about_a_client_waits_for_others(caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
+        start_waiting()
         before = time.time()
         for line in ("1", "2"):
             log(logging.WARNING, line, CLIENT)
         after = time.time()
         assert not caplog.messages
-        await asyncio.sleep(DELAY)
+        await asyncio.sleep(DELAY)  # in the loop's order, whatever time it is
         log(logging.DEBUG, "not shown", CLIENT)
         log(logging.WARNING, "3", CLIENT)
         log(logging.WARNING, "4")
@@ -104,20 +105,37 @@ def test_a_line_about_a_client_waits_for_others(caplog: pytest.LogCaptureFixture
         assert [record.msecs // 1 for record in caplog.records] == [
             record.created % 1 * 1000 // 1 for record in caplog.records
         ]
+        log(logging.WARNING, "5", CLIENT)
+        stop_waiting()
+        log(logging.WARNING, "6", CLIENT)
 
     caplog.set_level(logging.INFO, "prompt_cache_key")
     asyncio.run(work())
-    assert caplog.messages == [f"[prompt-cache] {line}" for line in "1234"]
+    assert caplog.messages == [f"[prompt-cache] {line}" for line in "123456"]
 
 
-def test_no_line_is_lost_with_its_event_loop(caplog: pytest.LogCaptureFixture) -> None:
-    async def begin() -> None:
-        log(logging.WARNING, "1", CLIENT)
+def test_a_handler_that_raises_costs_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    raised = []
 
-    async def go_on() -> None:
-        log(logging.WARNING, "2", CLIENT)
-        await asyncio.sleep(DELAY)
+    def fail(record: logging.LogRecord) -> bool:
+        if "bad" in record.getMessage():
+            raise ZeroDivisionError
+        return True
 
-    asyncio.run(begin())
-    asyncio.run(go_on())
-    assert caplog.messages == ["[prompt-cache] 1", "[prompt-cache] 2"]
+    async def work() -> None:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: raised.append(type(context["exception"]))
+        )
+        start_waiting()
+        for line in ("1", "bad", "2", "bad", "3"):
+            log(logging.WARNING, line, CLIENT)
+        await asyncio.sleep(DELAY)  # in the loop's order, whatever time it is
+        stop_waiting()
+
+    caplog.handler.addFilter(fail)
+    try:
+        asyncio.run(work())
+    finally:
+        caplog.handler.removeFilter(fail)
+    assert caplog.messages == [f"[prompt-cache] {line}" for line in "123"]
+    assert raised == [ZeroDivisionError] * 2

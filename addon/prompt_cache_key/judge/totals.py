@@ -245,7 +245,7 @@ class Totals:
         for session, total in most[:MAX_LINES]:
             yield f"{pairs(session=session)} {total}"
         if len(most) > MAX_LINES:
-            yield f"… and {len(most) - MAX_LINES} more"
+            yield f"and {len(most) - MAX_LINES} more"
         worst = sorted(self.all.causes.items(), key=lambda item: -item[1][1])
         for cause, (requests, lost) in worst[:MAX_LINES]:
             yield f"lost {pairs(cause=cause, requests=requests, tokens=lost)}"

@@ -108,8 +108,8 @@ def _agent(headers: Headers) -> str:
 def _first(headers: Headers, name: bytes) -> str:
     # mitmproxy's own look at a header takes four times as long.
     for each, value in headers.fields:
-        if each.lower() == name and (stripped := value.strip()):
-            return stripped.decode(errors="replace")
+        if each.lower() == name and (stripped := value.decode(errors="replace").strip()):
+            return stripped
     return ""
 
 

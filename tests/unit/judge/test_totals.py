@@ -307,4 +307,4 @@ def test_summary_is_short(more: int) -> None:
     assert len(summary) == MAX_LINES + (2 if more else 1)
     assert summary[0].startswith(f"session={MAX_LINES + more - 1} ")
     assert summary[-1].startswith(f"total sessions={MAX_LINES + more} ")
-    assert not more or summary[-2] == f"… and {more} more"
+    assert not more or summary[-2] == f"and {more} more"
