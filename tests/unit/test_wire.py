@@ -211,8 +211,8 @@ def test_place_is_before_save_and_given_up_at_the_end(context: Context) -> None:
     context.addon.running()
     chain = [type(addon).__name__ for addon in context.master.addons.chain]
     assert chain[chain.index("Save") - 1] == "Wire"
-    context.addon.done()
-    context.addon.done()
+    context.addon.wire.remove()
+    context.addon.wire.remove()
     assert "Wire" not in [type(addon).__name__ for addon in context.master.addons.chain]
 
 
