@@ -33,8 +33,8 @@ class Exchange:
     speaker: Speaker
     endpoint: Endpoint
     address: str
+    upstream: Upstream
     begun: float
-    upstream: Upstream = field(default_factory=Upstream)
     key: str = ""
     state: str = ""
     scope: str = ""

@@ -56,8 +56,8 @@ class Injector:
             body = Body(stripped)
         to = state.destinations.of(flow)
         endpoint = Endpoint(f"{to.host}:{flow.request.port}", to.path, body.model)
-        ask = Exchange(speaker, endpoint, to.address, state.clock())
-        ask.upstream = self._upstream(flow, endpoint, to.host)
+        upstream = self._upstream(flow, endpoint, to.host)
+        ask = Exchange(speaker, endpoint, to.address, upstream, state.clock())
         if body.has_key and not (state.options.overwrite or is_raw_user_id(body.own_key)):
             ask.state, edited = "kept", body.raw
             ask.key = body.own_key if isinstance(body.own_key, str) else ""

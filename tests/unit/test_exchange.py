@@ -1,6 +1,7 @@
 import pytest
 from prompt_cache_key.exchange import Endpoint, Exchange, thousands
 from prompt_cache_key.request.speaker import Speaker
+from prompt_cache_key.request.upstreams import Upstream
 from prompt_cache_key.response.usage import Usage
 
 SESSION = "3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"
@@ -8,7 +9,9 @@ KEY = "9a5f01e2-aaaa-4bbb-8ccc-dddddddddddd"
 
 
 def exchange(session: str = "s", agent: str = "main", model: str = "m") -> Exchange:
-    return Exchange(Speaker(session, agent, "header"), Endpoint("h", "/v1", model), "", 0, key=KEY)
+    return Exchange(
+        Speaker(session, agent, "header"), Endpoint("h", "/v1", model), "", Upstream(), 0, key=KEY
+    )
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,7 @@ class SessionTotal(Total):
         if usage.cached is None or usage.input < LARGE:
             return ""
         self.recent = [*self.recent[1 - RECENT :], (usage.cached, usage.input)]
-        if not self.has_hit:
-            self.has_hit = len(self.recent) > 2 and _share(self.recent[-3:]) > 0.8  # noqa: PLR2004
+        self.has_hit |= len(self.recent) > 2 and _share(self.recent[-3:]) > 0.8  # noqa: PLR2004
         are_enough = len(self.recent) == RECENT
         if are_enough and not self.cached and not self.is_told:
             self.is_told = True
@@ -211,9 +210,8 @@ class Totals:
 
     def begin(self, session: str, agent: str, model: str) -> Count:
         """Count a request."""
-        total = self.sessions.get(session) or SessionTotal()
+        total = self.sessions.pop(session, None) or SessionTotal()
         self.sessions[session] = total
-        self.sessions.move_to_end(session)
         row = total.rows.pop((agent, model), None) or Row()
         total.rows[agent, model] = row  # an OrderedDict takes 160 bytes more, for each session
         while len(self.sessions) > self.max_sessions:
