@@ -57,9 +57,9 @@ class PromptCacheKey:
         self.settings.configure(updated)
 
     def running(self) -> None:
-        """Tell of the settings, and take the place next to the wire."""
-        self.settings.running()
+        """Take the place next to the wire, and tell of the settings."""
         self.wire.install()
+        self.settings.running()
         if not gc.get_freeze_count():
             # What mitmproxy is made of is no garbage, and to look through it each time that the
             # objects of large bodies set off a full collection takes 60 ms.
@@ -119,13 +119,13 @@ class PromptCacheKey:
 
     async def response(self, flow: http.HTTPFlow) -> None:
         """Report what the upstream read from its cache, and keep what was streamed."""
-        self.view.response(flow)
         self.state.bridge.remove(flow)
         if exchange := self.state.exchanges.pop(flow, None):
             self.wire.keep(flow, exchange)
             await self.outcome.tell(flow, exchange)
         if isinstance(flow.request.stream, HeldRequest):
             flow.request.stream.content = b""  # flows are kept long, and this one without a body
+        self.view.response(flow)
 
     async def error(self, flow: http.HTTPFlow) -> None:
         """Do the same with what was seen before one side broke off."""

@@ -61,12 +61,12 @@ class _Line(NamedTuple):
     client: Any
 
     def write(self) -> None:
-        args = "[prompt-cache] %s", (self.message,), None
-        extra = {"client": self.client}
-        record = _logger.makeRecord(LOGGER, self.level, __file__, 0, *args, extra=extra)
-        record.created = self.time
-        record.msecs = self.time % 1 * 1000
         if _logger.isEnabledFor(self.level):
+            args = "[prompt-cache] %s", (self.message,), None
+            extra = {"client": self.client}
+            record = _logger.makeRecord(LOGGER, self.level, __file__, 0, *args, extra=extra)
+            record.created = self.time
+            record.msecs = self.time % 1 * 1000
             _logger.handle(record)
 
 
