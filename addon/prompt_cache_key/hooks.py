@@ -45,6 +45,7 @@ class PromptCacheKey:
         self.commands = Commands(self.state)
         self.view = PromptView()
         self.page = LivePage(lambda: self.state.options.page, self.state.recent)
+        self._has_run = False
 
     def load(self, loader: Loader) -> None:
         """Register options, commands and the Prompt view."""
@@ -60,10 +61,11 @@ class PromptCacheKey:
         """Take the place next to the wire, and tell of the settings."""
         self.wire.install()
         self.settings.running()
-        if not gc.get_freeze_count():
+        if not self._has_run:  # a script that is touched runs again
             # What mitmproxy is made of is no garbage, and to look through it each time that the
             # objects of large bodies set off a full collection takes 60 ms.
             gc.freeze()
+        self._has_run = True
 
     def done(self) -> None:
         """Sum up, and leave it."""

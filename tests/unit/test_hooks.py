@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import gzip
 import json
 from collections.abc import Callable
@@ -155,6 +156,17 @@ def test_it_tells_how_it_is_set_and_takes_its_place(context: Context, log: Log) 
     assert context.addon.wire in context.master.addons.chain
     for name in ("explain", "forget", "report", "sessions"):
         assert f"promptcache.{name}" in context.master.commands.commands
+
+
+def test_what_is_there_at_the_start_is_no_garbage(context: Context) -> None:
+    gc.unfreeze()
+    context.addon.running()
+    frozen = gc.get_freeze_count()
+    context.master.addons.remove(context.addon)
+    context.master.addons.add(context.addon)
+    context.addon.running()  # as when the script is touched
+    assert 0 < gc.get_freeze_count() <= frozen
+    gc.unfreeze()
 
 
 def test_streamed_request_without_a_key(context: Context, log: Log) -> None:
