@@ -3,6 +3,7 @@ import json
 import logging
 import re
 import time
+from contextlib import closing
 
 import pytest
 from hypothesis import given, settings
@@ -88,15 +89,31 @@ def test_log(
 CLIENT = "127.0.0.1", 50123
 
 
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes by hand."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for _ in range(3):  # turns: for what is due, and for what that sets off
+            await asyncio.sleep(0)
+
+
 def test_a_line_about_a_client_waits_for_others(caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
         start_waiting()
         before = time.time()
-        for line in ("1", "2"):
-            log(logging.WARNING, line, CLIENT)
+        log(logging.WARNING, "1", CLIENT)
+        await loop.sleep(DELAY / 2)
+        log(logging.WARNING, "2", CLIENT)
         after = time.time()
         assert not caplog.messages
-        await asyncio.sleep(DELAY)  # in the loop's order, whatever time it is
+        await loop.sleep(DELAY / 2)
+        assert len(caplog.messages) == 2
         log(logging.DEBUG, "not shown", CLIENT)
         log(logging.WARNING, "3", CLIENT)
         log(logging.WARNING, "4")
@@ -110,12 +127,13 @@ def test_a_line_about_a_client_waits_for_others(caplog: pytest.LogCaptureFixture
         log(logging.WARNING, "6", CLIENT)
 
     caplog.set_level(logging.INFO, "prompt_cache_key")
-    asyncio.run(work())
+    with closing(Loop()) as loop:
+        loop.run_until_complete(work())
     assert caplog.messages == [f"[prompt-cache] {line}" for line in "123456"]
 
 
 def test_a_handler_that_raises_costs_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    raised = []
+    raised: list[type] = []
 
     def fail(record: logging.LogRecord) -> bool:
         if "bad" in record.getMessage():
@@ -123,18 +141,18 @@ def test_a_handler_that_raises_costs_one_line(caplog: pytest.LogCaptureFixture) 
         return True
 
     async def work() -> None:
-        asyncio.get_running_loop().set_exception_handler(
-            lambda _, context: raised.append(type(context["exception"]))
-        )
+        loop.set_exception_handler(lambda _, context: raised.append(type(context["exception"])))
         start_waiting()
         for line in ("1", "bad", "2", "bad", "3"):
             log(logging.WARNING, line, CLIENT)
-        await asyncio.sleep(DELAY)  # in the loop's order, whatever time it is
+        await loop.sleep(DELAY)
+        await loop.sleep(0)
         stop_waiting()
 
     caplog.handler.addFilter(fail)
     try:
-        asyncio.run(work())
+        with closing(Loop()) as loop:
+            loop.run_until_complete(work())
     finally:
         caplog.handler.removeFilter(fail)
     assert caplog.messages == [f"[prompt-cache] {line}" for line in "123"]
