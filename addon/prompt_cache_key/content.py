@@ -13,12 +13,7 @@ def content(request: http.Request) -> bytes:
     """Return the decoded body; ValueError if there is none to work on."""
     if request.stream or request.raw_content is None:
         raise ValueError("it is streamed (stream_large_bodies) in a way that has no room for a key")
-    if b"content-encoding" not in _names(request):
-        return request.raw_content
-    try:
-        return request.get_content() or b""
-    except (ValueError, TypeError):  # TypeError: Python's codecs of text, such as rot13
-        raise ValueError("its content-encoding is unknown, or the body is corrupt") from None
+    return _decoded(request)
 
 
 def replace(request: http.Request, body: bytes) -> None:
@@ -44,9 +39,18 @@ def sent_content(flow: http.HTTPFlow) -> bytes:
     if isinstance(held, HeldRequest):
         return held.content
     try:
-        return content(flow.request)
+        return _decoded(flow.request)
     except ValueError:
         return flow.request.raw_content or b""
+
+
+def _decoded(request: http.Request) -> bytes:
+    if b"content-encoding" not in _names(request):
+        return request.raw_content or b""
+    try:
+        return request.get_content() or b""
+    except (ValueError, TypeError):  # TypeError: Python's codecs of text, such as rot13
+        raise ValueError("its content-encoding is unknown, or the body is corrupt") from None
 
 
 def _names(request: http.Request) -> list[bytes]:

@@ -4,6 +4,7 @@ import pytest
 from mitmproxy import http
 from mitmproxy.test import tflow
 from prompt_cache_key.content import content, replace, sent_content
+from prompt_cache_key.request.stream import HeldRequest
 
 BODY = b'{"model":"gpt-5.4"}'
 
@@ -30,6 +31,22 @@ def sent(of: http.Request) -> bytes:
 )
 def test_content(body: bytes, headers: dict[str, str]) -> None:
     assert content(request(headers, body)) == sent(request(headers, body)) == BODY
+
+
+def test_held_request_shows_its_content_when_it_is_whole() -> None:
+    held = HeldRequest(bytes, len(BODY))
+    of = request({}, None)
+    of.stream = held
+    held(BODY[:5])
+    assert sent(of) == b""
+    held(BODY[5:])
+    assert sent(of) == BODY
+
+
+def test_streamed_body_that_is_kept_was_sent_too() -> None:
+    of = request({"content_encoding": "gzip"}, gzip.compress(BODY))
+    of.stream = True
+    assert sent(of) == BODY
 
 
 def test_without_content() -> None:

@@ -167,7 +167,7 @@ def _most(earlier: Sent, sent: Sent) -> int:
 
 
 def _is_lost(expected: int, sent: Sent) -> bool:
-    cached = sent.usage.cached if sent.usage else None
+    cached = _cached(sent)
     return cached is not None and _is_much(expected - cached, expected)
 
 
