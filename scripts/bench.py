@@ -28,11 +28,11 @@ from lib.load import END, Connection, conversation, post, session, upstream
 from lib.mitmdump import Mitmdump
 from lib.recordings import encoded
 from mitmproxy import version
-from prompt_cache_key.judge.totals import Totals
-from prompt_cache_key.request.body import Body
-from prompt_cache_key.request.bridge import Bridge
-from prompt_cache_key.request.keys import Keys, Name
-from prompt_cache_key.request.speaker import Speaker, user_id
+from prompt_cache_key.body import Body
+from prompt_cache_key.bridge.bridge import Bridge
+from prompt_cache_key.identity import Identity, user_id
+from prompt_cache_key.keys import Keys, Name
+from prompt_cache_key.stats.totals import Totals
 from soak import soak
 
 T = TypeVar("T")
@@ -254,7 +254,7 @@ def bench_memory(plan: Plan) -> None:
 def bench_bridge(plan: Plan) -> None:
     """Measure what it takes to find the cause of a call among the requests in flight."""
     count = plan.in_flight
-    speakers = [Speaker(session(number), "main", "header") for number in range(count)]
+    speakers = [Identity(session(number), "main", "header") for number in range(count)]
     contents = [conversation(100_000, number) for number in range(count)]
     calls = [encoded({**json.loads(contents[n]), "metadata": None}) for n in (0, -1, 1)]
     times: list[list[float]] = [[] for _ in calls]

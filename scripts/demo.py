@@ -26,7 +26,7 @@ from lib.mitmdump import Mitmdump, MitmdumpError
 from lib.server import Server
 from lib.sessions import Call, calls, unlucky_calls
 from lib.stand_in import TIME_HEADER, URL, Counts, StandIn
-from prompt_cache_key.show import report
+from prompt_cache_key.report import command as report
 
 REPORT = "demo-report.html"
 OLD, NEW, UNLUCKY = "gpt-5.4", "gpt-6", "gpt-5.1"

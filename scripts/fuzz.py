@@ -25,22 +25,22 @@ except ImportError:
     atheris = None
 
 with atheris.instrument_imports(["prompt_cache_key"]) if atheris else nullcontext():
-    from prompt_cache_key.judge.prefix import compare
-    from prompt_cache_key.judge.verdict import Sent, judge
-    from prompt_cache_key.request.body import ABSENT, MEMBER_SIZE, NAME, Body
-    from prompt_cache_key.request.bridge import Bridge
-    from prompt_cache_key.request.speaker import (
+    from prompt_cache_key.body import ABSENT, MEMBER_SIZE, NAME, Body
+    from prompt_cache_key.bridge.bridge import Bridge
+    from prompt_cache_key.identity import (
         AGENT_HEADER,
         MAX_LENGTH,
         SESSION_HEADER,
-        Speaker,
+        Identity,
         find,
         find_user,
     )
-    from prompt_cache_key.request.stream import HeldRequest
-    from prompt_cache_key.request.strip import STRIPPED, strip
-    from prompt_cache_key.response.refusal import refusal
-    from prompt_cache_key.response.usage import Usage, UsageReader
+    from prompt_cache_key.misses.judge import Sent, judge
+    from prompt_cache_key.misses.prefix import compare
+    from prompt_cache_key.rejections.forms import refusal
+    from prompt_cache_key.streaming.held_request import HeldRequest
+    from prompt_cache_key.strip import STRIPPED, strip
+    from prompt_cache_key.usage.reader import Usage, UsageReader
 
 T = TypeVar("T")
 
@@ -228,8 +228,8 @@ def check_speaker(raw: bytes, _: list[int]) -> None:
     headers = Headers([(SESSION_HEADER, end), (AGENT_HEADER, end)])
     with suppress(ValueError):
         body = Body(raw)
-        for speaker in filter(None, (find(headers, body), find(Headers(), body))):
-            for text in speaker:
+        for identity in filter(None, (find(headers, body), find(Headers(), body))):
+            for text in identity:
                 expect(text and text.isprintable() and len(text) <= MAX_LENGTH)
         for user in filter(None, [find_user(body)]):
             expect(any(user) and max(map(len, user)) <= MAX_LENGTH)
@@ -265,7 +265,7 @@ def check_refusal(raw: bytes, _: list[int]) -> None:
 
 def check_bridge(raw: bytes, cuts: list[int]) -> None:
     """Expect that only who is in flight can have caused a call."""
-    a, b = Speaker("a", "main", "header"), Speaker("b", "main", "header")
+    a, b = Identity("a", "main", "header"), Identity("b", "main", "header")
     bridge = Bridge()
     bridge.add(1, a, lambda: raw)
     bridge.add(2, b, lambda: raw[: cuts[0]] + raw[cuts[1] :])
@@ -318,9 +318,9 @@ def check_prefix(raw: bytes, cuts: list[int]) -> None:
             expect(end.path and end.at >= 0)
             expect(all(text.isprintable() for text in (end.path, end.before, end.after)))
     sent = partial(Sent, key="k", usage=Usage(100_000, 0, None, None))
-    if verdict := judge([sent(time=1, content=cut)], sent(time=2, content=raw), 60):
-        expect(verdict.cause and verdict.lost > 0)
-        expect(all(text.isprintable() for text in (verdict.cause, verdict.path, verdict.remedy)))
+    if miss := judge([sent(time=1, content=cut)], sent(time=2, content=raw), 60):
+        expect(miss.cause and miss.missed > 0)
+        expect(all(text.isprintable() for text in (miss.cause, miss.path, miss.remedy)))
 
 
 CHECKS = (

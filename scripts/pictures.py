@@ -28,7 +28,7 @@ from lib.server import Server
 from lib.sessions import calls, unlucky_calls
 from lib.stand_in import StandIn
 from prompt_cache_key.cli import proxy_arguments
-from prompt_cache_key.show import report
+from prompt_cache_key.report import command as report
 
 DOCS = ROOT / "docs"
 CAPTURES = DOCS / "screen.md"

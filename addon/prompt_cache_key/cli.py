@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlencode
 
-from prompt_cache_key.show.status import listener_of, session_of, status
+from prompt_cache_key.status_line import listener_of, session_of, status
 
 TOOLS = ("mitmdump", "mitmproxy", "mitmweb")
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int | str | None:
             print(line)  # noqa: T201
     elif name == "report":
         # Not imported above: a status line can't wait for all of mitmproxy.
-        import_module("prompt_cache_key.show.report").main(rest)
+        import_module("prompt_cache_key.report.command").main(rest)
     elif name in TOOLS:
         _run(name, rest)
     elif not name or name.startswith("-"):

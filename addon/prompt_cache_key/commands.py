@@ -11,14 +11,14 @@ from mitmproxy import command, ctx, exceptions, types
 from mitmproxy.flow import Flow
 from mitmproxy.log import ALERT
 
-from prompt_cache_key.judge.history import KEPT_EACH
 from prompt_cache_key.log import log, pairs, text
-from prompt_cache_key.show.explain import explain
-from prompt_cache_key.show.facts import report_of
-from prompt_cache_key.show.flows import SessionRequest, read, sessions_in
-from prompt_cache_key.show.page import page
-from prompt_cache_key.show.table import COLUMNS, Row, table
+from prompt_cache_key.misses.explain import explain
+from prompt_cache_key.misses.history import KEPT_EACH
+from prompt_cache_key.report.page import page
+from prompt_cache_key.report.saved_flows import SessionRequest, read, sessions_in
+from prompt_cache_key.sessions_table import COLUMNS, Row, table
 from prompt_cache_key.state import State
+from prompt_cache_key.stats.facts import report_of
 
 
 class Commands:
@@ -59,7 +59,7 @@ class Commands:
         earlier = [each.sent for each in islice(_before(flow, this), KEPT_EACH)]
         if not earlier:
             raise exceptions.CommandError("no earlier request of this session, agent and model")
-        line, details = explain(earlier, this.sent, this.upstream.keep, this.diagnosis)
+        line, details = explain(earlier, this.sent, this.upstream.retention, this.diagnosis)
         _answer(f"explain: {line}; {pairs(session=this.session)}")
         if line not in flow.comment:
             flow.comment = "\n".join(filter(None, (flow.comment, line, details)))

@@ -15,18 +15,18 @@ from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from prompt_cache_key.commands import Commands
-from prompt_cache_key.content import content, replace
 from prompt_cache_key.inject import Injector
+from prompt_cache_key.live_page.listener import LivePage
 from prompt_cache_key.log import pairs
+from prompt_cache_key.message_body import content, replace
 from prompt_cache_key.outcome import Outcome
-from prompt_cache_key.request.stream import HeldRequest
-from prompt_cache_key.request.upstreams import upstream_of
-from prompt_cache_key.response.usage import UsageReader
+from prompt_cache_key.prompt_view.view import PromptView
 from prompt_cache_key.settings import Settings
-from prompt_cache_key.show.listener import LivePage
-from prompt_cache_key.show.view import PromptView
 from prompt_cache_key.state import State, is_open
-from prompt_cache_key.wire import Wire
+from prompt_cache_key.streaming.addon import Wire
+from prompt_cache_key.streaming.held_request import HeldRequest
+from prompt_cache_key.upstreams import upstream_of
+from prompt_cache_key.usage.reader import UsageReader
 
 
 class PromptCacheKey:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from prompt_cache_key.request import redis_store
-from prompt_cache_key.request.strip import STRIPPED
-from prompt_cache_key.request.upstreams import DEFAULT_FILTER
+from prompt_cache_key import redis_store
+from prompt_cache_key.strip import STRIPPED
+from prompt_cache_key.upstreams import DEFAULT_FILTER
 
 PREFIX: Final = "prompt_cache_"
 AUTO: Final = ("auto",)

@@ -1,4 +1,4 @@
-"""What became of a keyed request: usage, verdict and rejection, told in log, comment and mark."""
+"""What became of a keyed request: usage, miss and rejection, told in log, comment and mark."""
 
 import asyncio
 import logging
@@ -7,17 +7,18 @@ from functools import partial
 
 from mitmproxy import http
 
-from prompt_cache_key.content import sent_content
-from prompt_cache_key.exchange import Exchange, thousands
-from prompt_cache_key.judge.totals import COLLAPSED, percent
-from prompt_cache_key.judge.verdict import Sent, Verdict
+from prompt_cache_key.body import NAME
+from prompt_cache_key.in_flight import RequestInFlight, thousands
 from prompt_cache_key.log import log, pairs, text
+from prompt_cache_key.message_body import sent_content
+from prompt_cache_key.misses.judge import Sent
+from prompt_cache_key.misses.miss import Miss
 from prompt_cache_key.options import PREFIX, without
-from prompt_cache_key.request.body import NAME
-from prompt_cache_key.response.refusal import refusal
-from prompt_cache_key.response.usage import Usage
-from prompt_cache_key.show.facts import RequestFacts
+from prompt_cache_key.rejections.forms import refusal
 from prompt_cache_key.state import State
+from prompt_cache_key.stats.facts import RequestFacts
+from prompt_cache_key.stats.totals import COLLAPSED, percent
+from prompt_cache_key.usage.reader import Usage
 
 MARKER = ":red_circle:"
 """One of mitmproxy's emoji names, of a flow that lost tokens."""
@@ -31,7 +32,7 @@ class Outcome:
     def __init__(self, state: State) -> None:
         self.state = state
 
-    async def tell(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+    async def tell(self, flow: http.HTTPFlow, exchange: RequestInFlight) -> None:
         """Read a response that is over, whole or broken off, and tell what it says."""
         exchange.count.is_open = False
         response, reader = flow.response, exchange.reader
@@ -44,45 +45,45 @@ class Outcome:
         if usage := reader.finish():
             exchange.count.report(usage)
             exchange.count.row.response_id = reader.response_id
-            verdict = await self._judge(flow, exchange, usage, reader.diagnosis)
-            self._report(flow, exchange, usage, verdict)
+            miss = await self._judge(flow, exchange, usage, reader.diagnosis)
+            self._report(flow, exchange, usage, miss)
         if response.status_code in (400, 422) and exchange.state != "kept":
             self._check_refusal(flow, exchange, response)
 
     async def _judge(
-        self, flow: http.HTTPFlow, exchange: Exchange, usage: Usage, diagnosis: str
-    ) -> Verdict | None:
+        self, flow: http.HTTPFlow, exchange: RequestInFlight, usage: Usage, diagnosis: str
+    ) -> Miss | None:
         """Return what the request lost; None if nothing, or if another one counts in its place."""
         if not exchange.count.is_final:
             return None
         history, line, upstream = self.state.history, exchange.line, exchange.upstream
         sent = Sent(exchange.begun, exchange.key, sent_content(flow), usage)
-        verdict = None
+        miss = None
         if history.may_have_lost(line, sent):
             # In a thread, as a look at two large bodies takes longer than others should wait.
             judge = partial(history.judge, is_limited=upstream.is_limited)
-            verdict = await asyncio.to_thread(judge, line, sent, upstream.keep, diagnosis)
+            miss = await asyncio.to_thread(judge, line, sent, upstream.retention, diagnosis)
         history.add(line, sent)
-        return verdict
+        return miss
 
     def comment(
         self,
         flow: http.HTTPFlow,
-        exchange: Exchange,
+        exchange: RequestInFlight,
         usage: Usage | None = None,
-        verdict: Verdict | None = None,
+        miss: Miss | None = None,
     ) -> None:
         """Comment the flow, unless someone else did."""
         if self.state.options.comment and flow.comment == exchange.comment:
-            lost = f"{thousands(verdict.lost)}: {verdict.cause}" if verdict else ""
+            lost = f"{thousands(miss.missed)}: {miss.cause}" if miss else ""
             flow.comment = exchange.comment = exchange.summary(usage, lost)
 
     def _report(
-        self, flow: http.HTTPFlow, exchange: Exchange, usage: Usage, verdict: Verdict | None
+        self, flow: http.HTTPFlow, exchange: RequestInFlight, usage: Usage, miss: Miss | None
     ) -> None:
         client = flow.client_conn.peername
-        session, agent, _ = exchange.speaker
-        self.comment(flow, exchange, usage, verdict)
+        session, agent, _ = exchange.identity
+        self.comment(flow, exchange, usage, miss)
         who = {"key": exchange.key, "session": session, "model": exchange.endpoint.model}
         cached = "?" if usage.cached is None else usage.cached
         got = pairs(**who, input=usage.input, cached=cached, hit=percent(usage.hit))
@@ -90,42 +91,40 @@ class Outcome:
         if not exchange.count.is_final:
             flow.metadata["prompt_cache_counts"] = False  # but the call that was made for it
             return
-        if verdict:
-            exchange.count.lose(verdict.lost, verdict.kind)
+        if miss:
+            exchange.count.lose(miss.missed, miss.kind)
             flow.metadata |= {
-                "prompt_cache_lost": verdict.lost,
-                "prompt_cache_cause": verdict.cause,
-                "prompt_cache_path": verdict.path,
-                "prompt_cache_before": verdict.before,
-                "prompt_cache_after": verdict.after,
+                "prompt_cache_lost": miss.missed,
+                "prompt_cache_cause": miss.cause,
+                "prompt_cache_path": miss.path,
+                "prompt_cache_before": miss.before,
+                "prompt_cache_after": miss.after,
             }
             if self.state.options.mark and not flow.marked:
                 flow.marked = MARKER
             who = {"key": exchange.key, "session": session, "agent": agent}
-            lost = pairs(**who, model=exchange.endpoint.model, lost=verdict.lost)
-            log(logging.INFO, f'miss {lost} cause="{verdict.cause}"', client)
-        self.state.recent.add(session, _facts(flow, exchange, usage, verdict))
+            lost = pairs(**who, model=exchange.endpoint.model, lost=miss.missed)
+            log(logging.INFO, f'miss {lost} cause="{miss.cause}"', client)
+        self.state.recent.add(session, _facts(flow, exchange, usage, miss))
         if seen := exchange.count.session.see(usage):
-            self._warn(flow, exchange, seen, verdict)
+            self._warn(flow, exchange, seen, miss)
 
     def _warn(
-        self, flow: http.HTTPFlow, exchange: Exchange, seen: str, verdict: Verdict | None
+        self, flow: http.HTTPFlow, exchange: RequestInFlight, seen: str, miss: Miss | None
     ) -> None:
         """Tell of a session that gets nothing from the cache, or hardly anything any more."""
         session = exchange.count.session
         cause = session.main_cause
         what = "the cache hit rate has collapsed" if seen == COLLAPSED else "nothing was cached"
         why = f"mostly: {cause}" if cause else "the upstream caches nothing, or spreads requests"
-        help_ = (
-            f"; {verdict.remedy}" if verdict and verdict.kind == cause and verdict.remedy else ""
-        )
+        help_ = f"; {miss.remedy}" if miss and miss.kind == cause and miss.remedy else ""
         recent = ", ".join(f"{cached}/{input_}" for cached, input_ in session.recent)
-        who = pairs(session=exchange.speaker.session)
+        who = pairs(session=exchange.identity.session)
         line = f"{what} in {who}, the last large prompts: {recent}; {why}{help_}"
         log(logging.WARNING, line, flow.client_conn.peername)
 
     def _check_refusal(
-        self, flow: http.HTTPFlow, exchange: Exchange, response: http.Response
+        self, flow: http.HTTPFlow, exchange: RequestInFlight, response: http.Response
     ) -> None:
         """Send no more of a field to an endpoint that has rejected a request because of it."""
         content = response.get_content(strict=False) or b""
@@ -143,15 +142,15 @@ class Outcome:
 
 
 def _facts(
-    flow: http.HTTPFlow, exchange: Exchange, usage: Usage, verdict: Verdict | None
+    flow: http.HTTPFlow, exchange: RequestInFlight, usage: Usage, miss: Miss | None
 ) -> RequestFacts:
     return RequestFacts(
         time=flow.request.timestamp_start,
-        agent=exchange.speaker.agent,
+        agent=exchange.identity.agent,
         model=exchange.endpoint.model,
         endpoint=exchange.address,
         key=exchange.key,
         usage=usage,
         is_first=exchange.count.row.requests == 1,
-        verdict=verdict,
+        miss=miss,
     )

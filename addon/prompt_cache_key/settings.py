@@ -13,12 +13,12 @@ from mitmproxy import ctx, exceptions, flowfilter
 from mitmproxy.addonmanager import Loader, traverse
 from mitmproxy.utils import human
 
-from prompt_cache_key.destination import Destinations
+from prompt_cache_key.endpoint import Destinations
+from prompt_cache_key.keys import derived_key, random_key
+from prompt_cache_key.live_page.live import NAME
 from prompt_cache_key.log import LOGGER, log, pairs, start_waiting, stop_waiting, text
 from prompt_cache_key.options import PREFIX, Options, seconds
-from prompt_cache_key.request.keys import derived_key, random_key
-from prompt_cache_key.request.redis_store import RedisStore, without_secrets
-from prompt_cache_key.show.live import NAME
+from prompt_cache_key.redis_store import RedisStore, without_secrets
 from prompt_cache_key.state import State
 
 ANY = ("", "::", "0.0.0.0")  # noqa: S104  # compared, not bound

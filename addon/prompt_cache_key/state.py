@@ -9,15 +9,15 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import flowfilter, http
 
-from prompt_cache_key.destination import Destinations
-from prompt_cache_key.exchange import Endpoint, Exchange
-from prompt_cache_key.judge.history import History
-from prompt_cache_key.judge.totals import Totals
+from prompt_cache_key.bridge.bridge import Bridge
+from prompt_cache_key.endpoint import Destinations
+from prompt_cache_key.in_flight import Endpoint, RequestInFlight
+from prompt_cache_key.keys import Keys, Store
+from prompt_cache_key.live_page.live import Recent
 from prompt_cache_key.log import log, text
+from prompt_cache_key.misses.history import History
 from prompt_cache_key.options import Options
-from prompt_cache_key.request.bridge import Bridge
-from prompt_cache_key.request.keys import Keys, Store
-from prompt_cache_key.show.live import Recent
+from prompt_cache_key.stats.totals import Totals
 
 MAX_TOLD = 1000
 MAX_REASONS = 50
@@ -36,7 +36,9 @@ class State:
     bridge: Bridge = field(default_factory=Bridge)
     totals: Totals = field(default_factory=Totals)
     history: History = field(default_factory=History)
-    exchanges: WeakKeyDictionary[http.HTTPFlow, Exchange] = field(default_factory=WeakKeyDictionary)
+    exchanges: WeakKeyDictionary[http.HTTPFlow, RequestInFlight] = field(
+        default_factory=WeakKeyDictionary
+    )
     recent: Recent = field(default_factory=Recent)
     refused: set[tuple[str, Endpoint]] = field(default_factory=set)
     skipped: Counter[str] = field(default_factory=Counter)

@@ -23,9 +23,9 @@ PATIENCE = 300.0
 
 
 class Request(NamedTuple):
-    """What a speaker sends, an agent in one of its sessions."""
+    """What a identity sends, an agent in one of its sessions."""
 
-    speaker: Hashable
+    identity: Hashable
     headers: dict[str, str]
     body: bytes
 
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
     `is_whole` says that the stream has come to its end.
     """
 
-    speaker: Hashable
+    identity: Hashable
     status: int
     usage: Usage | None
     is_whole: bool
@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
     """What came of a way.
 
     What the engines counted, by their names, what HAProxy answered, what the clients got, each
-    speaker's answers in order, and mitmdump's log.
+    identity's answers in order, and mitmdump's log.
     """
 
     counts: dict[str, Counts]
@@ -92,16 +92,16 @@ class Outcome(NamedTuple):
         found, last = [], dict[Hashable, int]()
         for answer in self.answers:
             if answer.usage:
-                expected = min(answer.usage.prompt, last.get(answer.speaker, 0))
+                expected = min(answer.usage.prompt, last.get(answer.identity, 0))
                 lost = expected - answer.usage.cached
                 if lost > max(2048, expected / 10):
                     found.append(lost)
-                last[answer.speaker] = answer.usage.prompt
+                last[answer.identity] = answer.usage.prompt
         return found
 
 
 def play(way: Way, requests: list[Request], model: Path) -> Outcome:
-    """Send the requests that way, each speaker's one after the other, through fresh engines.
+    """Send the requests that way, each identity's one after the other, through fresh engines.
 
     Logs, and whatever else the programs need, lie beside the model.
     """
@@ -124,7 +124,7 @@ def play(way: Way, requests: list[Request], model: Path) -> Outcome:
 
 
 class _Queue:
-    """The requests in order, but a speaker's next one waits until its last one is answered.
+    """The requests in order, but a identity's next one waits until its last one is answered.
 
     A context manager: when the first of those who use it has ended, for whatever reason, the
     others get no more requests.
@@ -149,8 +149,8 @@ class _Queue:
         with self._changed:
             while self._waiting:
                 for place, request in enumerate(self._waiting):
-                    if request.speaker not in self._busy:
-                        self._busy.add(request.speaker)
+                    if request.identity not in self._busy:
+                        self._busy.add(request.identity)
                         del self._waiting[place]
                         return len(self.answers) + len(self._busy) - 1, request
                 self._changed.wait()
@@ -160,7 +160,7 @@ class _Queue:
         """Keep the answer to a request that was taken."""
         with self._changed:
             self.answers.append(answer)
-            self._busy.remove(answer.speaker)
+            self._busy.remove(answer.identity)
             self._changed.notify_all()
 
 
@@ -196,4 +196,4 @@ def _ask(connection: http.client.HTTPConnection, dialect: Dialect, request: Requ
         connection.close()
         text = getattr(error, "partial", b"")
     events = text.decode(errors="replace")
-    return Answer(request.speaker, status, usage(events), dialect.end in events)
+    return Answer(request.identity, status, usage(events), dialect.end in events)

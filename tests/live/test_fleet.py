@@ -24,8 +24,8 @@ from lib.client import MESSAGES, Client, request_body
 from lib.messages import Reply, header
 from lib.mitmdump import Mitmdump
 from lib.server import Server
-from prompt_cache_key.request.keys import derived_key
-from prompt_cache_key.request.redis_store import stored_name
+from prompt_cache_key.keys import derived_key
+from prompt_cache_key.redis_store import stored_name
 
 pytestmark = pytest.mark.client
 

@@ -143,7 +143,7 @@ def count_keys(running: list[Mitmdump], server: Server, to: To) -> int:
     speakers = [(str(uuid4()), user) for user in ("a", "b") for _ in range(2)]
     keys = []
     for each in running:
-        keys.append([ask(each.port, server, to, *speaker).key for speaker in speakers])
+        keys.append([ask(each.port, server, to, *identity).key for identity in speakers])
         sessions = "|".join(session for session, _ in speakers)
         mappings = each.find_all(f"key=.* session=({sessions}) .* source=", 4)
         assert {"scope=user" in line.string for line in mappings} == {len({*keys[0]}) == BY_USER}

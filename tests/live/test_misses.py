@@ -15,7 +15,7 @@ from lib.messages import Reply, Request
 from lib.mitmdump import Mitmdump
 from live.proxied import EVENTS, SESSION_HEADER, proxied
 from mitmproxy import flowfilter
-from prompt_cache_key.show.report import build
+from prompt_cache_key.report.command import build
 
 Body = dict[str, Any]
 

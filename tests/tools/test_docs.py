@@ -7,9 +7,9 @@ from dataclasses import fields
 
 from lib import ROOT
 from prompt_cache_key.commands import Commands
+from prompt_cache_key.keys import derived_key
 from prompt_cache_key.options import PREFIX, Options, seconds
-from prompt_cache_key.request.keys import derived_key
-from prompt_cache_key.request.upstreams import DEFAULT_FILTER, UPSTREAMS, Upstream
+from prompt_cache_key.upstreams import DEFAULT_FILTER, UPSTREAMS, Upstream
 
 README = (ROOT / "README.md").read_text("utf-8")
 KEYS = (ROOT / "docs" / "filter-and-keys.md").read_text("utf-8")
@@ -57,7 +57,7 @@ def test_the_table_of_upstreams_has_each_row_of_the_code() -> None:
         assert domains == code(*row.domains)
         assert sent == ("nothing" if row.rejects else ", ".join(["key", *map(code, row.headers)]))
         assert scope == ("–" if row.rejects else row.scope)  # noqa: RUF001
-        assert seconds(keep.replace(" ", "").removesuffix("in")) == row.keep
+        assert seconds(keep.replace(" ", "").removesuffix("in")) == row.retention
         assert since == row.since
 
 
@@ -65,4 +65,4 @@ def test_what_holds_for_all_other_upstreams() -> None:
     assert "gets the key of its session and no header" in TABLE
     assert (Upstream().rejects, Upstream().scope, Upstream().headers) == (False, "session", ())
     assert "10 minutes\nstand where the provider does not say" in TABLE
-    assert Upstream().keep == 10 * 60
+    assert Upstream().retention == 10 * 60

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lib import ROOT
 from lib.recordings import DATA
-from prompt_cache_key.request.body import Body
-from prompt_cache_key.request.bridge import Bridge
-from prompt_cache_key.request.speaker import Speaker
-from prompt_cache_key.request.stream import HeldRequest
+from prompt_cache_key.body import Body
+from prompt_cache_key.bridge.bridge import Bridge
+from prompt_cache_key.identity import Identity
+from prompt_cache_key.streaming.held_request import HeldRequest
 
 
 def number(*values: int) -> bytes:
@@ -52,7 +52,7 @@ class BrokenBody(Body):
 
 class BrokenBridge(Bridge):
     async def find(self, *_: Any) -> Any:
-        return 3, Speaker("c", "main", "header")
+        return 3, Identity("c", "main", "header")
 
 
 class BrokenRequest(HeldRequest):
@@ -66,7 +66,7 @@ class BrokenRequest(HeldRequest):
         ("check_body", "Body", BrokenBody),
         ("check_key", "Body", BrokenBody),
         ("check_strip", "strip", lambda _raw, _names: b"{}"),
-        ("check_speaker", "find", lambda _headers, _body: Speaker("\n", "main", "header")),
+        ("check_speaker", "find", lambda _headers, _body: Identity("\n", "main", "header")),
         ("check_stream", "HeldRequest", BrokenRequest),
         ("check_bridge", "Bridge", BrokenBridge),
         ("check_usage", "UsageReader", lambda _kind, _coding: None),

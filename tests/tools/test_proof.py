@@ -151,7 +151,7 @@ AGAIN = [
     Answer("a", 200, Usage(5000, 0), is_whole=True),
     Answer("b", 200, Usage(9000, 0), is_whole=True),
     Answer("a", 200, Usage(6000, 2951), is_whole=True),
-    GATEWAY._replace(speaker="b"),
+    GATEWAY._replace(identity="b"),
     Answer("a", 200, Usage(5500, 5000), is_whole=True),
     Answer("b", 200, Usage(9000, 6000), is_whole=True),
 ]

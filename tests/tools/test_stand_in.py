@@ -4,7 +4,7 @@ from typing import Any
 from lib.client import Client
 from lib.server import Server
 from lib.stand_in import ANSWER, TIME_HEADER, URL, Counts, StandIn
-from prompt_cache_key.response.usage import Usage, UsageReader
+from prompt_cache_key.usage.reader import Usage, UsageReader
 
 # One item of conversation is one line of JSON: two quotes and a line feed besides the text.
 PROMPT = "text" * 2048

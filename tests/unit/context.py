@@ -11,7 +11,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.save import Save
 from mitmproxy.test import taddons, tflow
 from prompt_cache_key.hooks import PromptCacheKey
-from prompt_cache_key.request.stream import HeldRequest
+from prompt_cache_key.streaming.held_request import HeldRequest
 
 SESSION = "3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"
 HEADER = {"X-Claude-Code-Session-Id": SESSION}

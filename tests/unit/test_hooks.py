@@ -13,7 +13,7 @@ from mitmproxy.proxy.layer import NextLayer
 from mitmproxy.proxy.mode_specs import ProxyMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.test import tflow, tutils
-from prompt_cache_key.content import sent_content
+from prompt_cache_key.message_body import sent_content
 from unit.context import BODY, HEADER, SESSION, URL, Context, usage
 
 Log = Callable[[], list[str]]

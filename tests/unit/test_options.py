@@ -7,7 +7,7 @@ from mitmproxy import flowfilter
 from mitmproxy.http import Request
 from mitmproxy.test import tflow
 from prompt_cache_key.options import PREFIX, Options, seconds, without
-from prompt_cache_key.request.upstreams import DEFAULT_FILTER
+from prompt_cache_key.upstreams import DEFAULT_FILTER
 
 NO_SPANS = (
     "|0|0h|-1|+1|1.5h|1 h| 1h|1h |1h\n|h|1H|1w|1ms|1h30m|1e3|inf|1_000|0x10|\u0661|1000000000"

@@ -1,0 +1,152 @@
+"""The mappings: one prompt cache key for each model and whoever shares it."""
+
+import json
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from prompt_cache_key.identity import UNKNOWN, Identity
+
+Name = tuple[str, ...]
+"""What a key is kept by: (model, session), (model, session, agent), or (model, "", *user).
+
+A session is never empty, so that none is taken for a user, whatever it is called.
+"""
+
+
+def name_of(scope: str, model: str, identity: Identity, user: tuple[str, ...]) -> Name:
+    """Return what a key is kept by in a scope: `session`, `agent` or `user`.
+
+    `user` is (account, device), or (address,) where neither is known, and matters in that scope
+    alone. ValueError if the scope is `agent` and the agent's header is malformed.
+    """
+    if scope == "user":
+        return (model, "", *user)
+    if scope == "session":
+        return (model, identity.session)
+    if identity.agent == UNKNOWN:
+        raise ValueError("its header x-claude-code-agent-id is malformed")
+    return (model, identity.session, identity.agent)
+
+
+def random_key(_name: Name) -> str:
+    """Return a random UUIDv4."""
+    return str(uuid.uuid4())
+
+
+def derived_key(name: Name) -> str:
+    """Return the UUIDv5 of the name: the same on every proxy and after every restart.
+
+    In the URL namespace, of `prompt_cache_key:` and the compact ASCII JSON array of the name:
+    `uuid5(NAMESPACE_URL, 'prompt_cache_key:["gpt-5.4","3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"]')`.
+    """
+    return str(
+        uuid.uuid5(
+            uuid.NAMESPACE_URL, "prompt_cache_key:" + json.dumps(name, separators=(",", ":"))
+        )
+    )
+
+
+class Store(Protocol):
+    """Where keys are kept: `Keys`, or one that several proxies share."""
+
+    async def get(self, name: Name, now: float) -> tuple[str, bool]:
+        """Get the key of a name, or make one; return it, and whether it is new."""
+
+    def get_now(self, name: Name, now: float) -> tuple[str, bool]:
+        """Do so without waiting for anyone."""
+
+    def forget(self, names: list[Name], now: float) -> None:
+        """Let these names get new keys. ValueError if that can't be done for all proxies."""
+
+    def connect(self) -> None:
+        """Begin; needs a running event loop."""
+
+    def close(self) -> None:
+        """End."""
+
+
+@dataclass(slots=True)
+class Mapping:
+    """A key, and when it was made and last used, in seconds of the caller's clock."""
+
+    key: str
+    made: float
+    used: float
+
+
+class Keys:
+    """An in-process cache of keys: each use is O(1), with no thread, timer or sweep.
+
+    `ttl` is a mapping's life in seconds: at that age it has expired. `sliding` counts it from the
+    last use, else from when the key was made. Over `max_sessions` mappings the least recently
+    used one goes. `make` makes a new key. All of them may be changed at any time.
+    """
+
+    def __init__(
+        self,
+        ttl: float = 3600,
+        max_sessions: int = 10_000,
+        *,
+        sliding: bool = True,
+        make: Callable[[Name], str] = random_key,
+    ) -> None:
+        self.ttl = ttl
+        self.max_sessions = max_sessions
+        self.sliding = sliding
+        self.make = make
+        self._mappings: OrderedDict[Name, Mapping] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._mappings)
+
+    async def get(self, name: Name, now: float) -> tuple[str, bool]:
+        """See `Store`."""
+        return self.get_now(name, now)
+
+    def get_now(self, name: Name, now: float) -> tuple[str, bool]:
+        """See `Store`."""
+        if mapping := self.peek(name, now):
+            mapping.used = now
+            self._mappings.move_to_end(name)
+            return mapping.key, False
+        key = self.make(name)
+        self.put(name, key, now)
+        return key, True
+
+    def peek(self, name: Name, now: float) -> Mapping | None:
+        """Return a name's living mapping without using it; None if there is none."""
+        mapping = self._mappings.get(name)
+        return mapping if mapping and self.remaining(mapping, now) > 0 else None
+
+    def put(self, name: Name, key: str, now: float) -> None:
+        """Begin a mapping."""
+        self._mappings[name] = Mapping(key, now, now)
+        self._mappings.move_to_end(name)
+        while len(self._mappings) > self.max_sessions:
+            self._mappings.popitem(last=False)
+
+    def remaining(self, mapping: Mapping, now: float) -> float:
+        """Return how many seconds a mapping has left to live; 0 or less: it has expired."""
+        return (mapping.used if self.sliding else mapping.made) + self.ttl - now
+
+    def forget(self, names: list[Name], now: float) -> None:  # noqa: ARG002
+        """See `Store`."""
+        for name in names:
+            self._mappings.pop(name, None)
+
+    def connect(self) -> None:
+        """See `Store`."""
+
+    def close(self) -> None:
+        """See `Store`."""
+
+    def names(self, session: str) -> list[Name]:
+        """Return the names of a session's mappings, of any model and agent."""
+        return [name for name in self._mappings if name[1] == session]
+
+    def clear(self) -> None:
+        """End all mappings."""
+        self._mappings.clear()

@@ -1,0 +1,1 @@
+"""Find the tokens that a prompt cache missed, and the cause."""

@@ -1,0 +1,1 @@
+"""The content view "Prompt" of mitmproxy's UIs."""

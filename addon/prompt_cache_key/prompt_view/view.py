@@ -1,0 +1,127 @@
+"""The content view "Prompt" of mitmproxy and mitmweb, for the APIs of mitmproxy 11 and 12."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from mitmproxy import contentviews, http
+
+from prompt_cache_key.prompt_view.answer import answer
+from prompt_cache_key.prompt_view.outline import Facts, outline
+from prompt_cache_key.usage.reader import UsageReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mitmproxy.addonmanager import Loader
+
+PRIORITY = 10
+"""Above those of mitmproxy's own views, which end at 2: mitmproxy 11 cannot tell equals apart."""
+
+_ANSWERS = ("application/json", "text/event-stream")
+_METADATA = (
+    "claude_session",
+    "claude_agent",
+    "prompt_cache_lost",
+    "prompt_cache_cause",
+    "prompt_cache_path",
+    "prompt_cache_before",
+    "prompt_cache_after",
+)
+
+# Since mitmproxy 12 a registry has the views. There a view replaces that of the same name, which 11
+# refuses unless the first was removed.
+_api: Any = contentviews
+_registry = getattr(_api, "registry", None)
+_changed = _registry.on_change if _registry else _api.on_add
+_remove = (lambda _: None) if _registry else _api.remove
+
+
+class PromptView:
+    """An addon that adds the view while it is loaded; a view of both APIs.
+
+    It opens by itself for flows with a key. Nothing is read until someone looks.
+    """
+
+    name = "Prompt"
+    syntax_highlight = "none"
+
+    def __init__(self) -> None:
+        self._unanswered: WeakSet[http.HTTPFlow] = WeakSet()
+
+    def load(self, _loader: Loader | None) -> None:
+        """Add the view."""
+        _api.add(self)
+
+    def done(self) -> None:
+        """Remove the view, so that a reloaded script can add it again."""
+        _remove(self)
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """Have an outline drawn again that was looked at before the usage was known.
+
+        The console keeps what it has drawn for as long as the body is the same.
+        """
+        if flow in self._unanswered:
+            self._unanswered.remove(flow)
+            _changed.send(self)
+
+    def prettify(self, data: bytes, metadata: Any) -> str:
+        """Return the view of a message, as mitmproxy 12 wants it."""
+        return "\n".join(self._lines(data, metadata.flow, metadata.http_message))
+
+    def __call__(
+        self, data: bytes, *, flow: Any = None, http_message: Any = None, **_: object
+    ) -> tuple[str, Iterator[list[tuple[str, str]]]]:
+        """Return the view of a message, as mitmproxy 11 wants it."""
+        lines = self._lines(data, flow, http_message)
+        return self.name, ([("text", line)] for line in lines)
+
+    def render_priority(
+        self,
+        data: bytes,
+        metadata: Any = None,
+        *,
+        content_type: str | None = None,
+        flow: Any = None,
+        http_message: Any = None,
+        **_: object,
+    ) -> float:
+        """Return whether the view opens by itself: mitmproxy 12 gives `metadata`, 11 the rest."""
+        if metadata:
+            content_type, flow = metadata.content_type, metadata.flow
+            http_message = metadata.http_message
+        is_ours = data and flow and "prompt_cache_key" in flow.metadata
+        is_request = isinstance(http_message, http.Request)
+        return PRIORITY if is_ours and (is_request or content_type in _ANSWERS) else -1
+
+    def _lines(self, data: bytes, flow: Any, message: Any) -> list[str]:
+        known = Facts()
+        if isinstance(message, http.Response):
+            lines = answer(data, message.headers.get("content-type", ""))
+        else:
+            if isinstance(flow, http.HTTPFlow):
+                known = facts(flow)
+                if not flow.response:
+                    self._unanswered.add(flow)
+            lines = outline(data, known)
+        return [line or " " for line in lines]  # mitmweb gives an empty line no height
+
+
+def facts(flow: http.HTTPFlow) -> Facts:
+    """Return what a flow, live or saved, says of its prompt."""
+    usage = None
+    if flow.response and (content := flow.response.get_content(strict=False)):
+        reader = UsageReader(flow.response.headers.get("content-type", ""))
+        reader.feed(content)
+        usage = reader.finish()
+    session, agent, lost, *texts = (str(flow.metadata.get(name, "")) for name in _METADATA)
+    return Facts(
+        session,
+        agent,
+        usage.input if usage else None,
+        usage.cached if usage else None,
+        int(lost) if lost.isdecimal() and len(lost) < 16 else None,  # noqa: PLR2004
+        *texts,
+    )

@@ -1,0 +1,1 @@
+"""Recognise and remember endpoints that reject a field."""

@@ -1,0 +1,1 @@
+"""The report: saved flows, page and command."""

@@ -1,1 +1,0 @@
-"""What a person sees: table, page, report and view."""

@@ -1,0 +1,1 @@
+"""Requests and responses that pass through the proxy in chunks."""

@@ -1,0 +1,1 @@
+"""Read token usage from responses."""

@@ -1,0 +1,176 @@
+import gzip
+import json
+from typing import Any
+
+import pytest
+from lib.recordings import records
+from mitmproxy import flow, http
+from mitmproxy.test import tflow
+from prompt_cache_key.report.saved_flows import SessionRequest, read, sessions_in
+from prompt_cache_key.usage.reader import Usage
+from unit.report.saved import ID, URL, exchange, request_body, usage_body
+
+
+def asked(each: flow.Flow) -> SessionRequest:
+    found = read(each)
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("each", "agent"),
+    [
+        (exchange(request_body()), "main"),
+        (exchange(b"", x_claude_code_session_id=ID, x_claude_code_agent_id="a1"), "a1"),
+        (exchange(b"{1}", x_claude_code_session_id=ID), "main"),
+        (exchange({"user": json.dumps({"session_id": ID})}), "main"),
+        (exchange(request_body(), x_claude_code_agent_id="x" * 300), "unknown"),
+    ],
+)
+def test_session_that_a_request_shows(each: http.HTTPFlow, agent: str) -> None:
+    assert asked(each).line[:2] == (ID, agent)
+
+
+def test_what_the_addon_put_on_the_flow() -> None:
+    bridged = exchange({"model": "gpt-5.4"})
+    bridged.metadata |= {"claude_session": ID, "claude_agent": "a1", "prompt_cache_key": "k1"}
+    streamed = bridged.copy()
+    streamed.request.raw_content = None
+    for each, model in ((bridged, "gpt-5.4"), (streamed, "unknown")):
+        found = asked(each)
+        assert (found.line[:3], found.sent.key) == ((ID, "a1", model), "k1")
+
+
+def test_metadata_of_another_type() -> None:
+    each = exchange(request_body())
+    each.metadata |= {"claude_session": [ID], "claude_agent": 7, "prompt_cache_key": {"a": 1}}
+    found = asked(each)
+    assert (found.session, found.agent, found.sent.key) == (f"['{ID}']", "7", "\"{'a': 1}\"")
+    each.metadata = None  # type: ignore[assignment]
+    assert [*sessions_in([each])] == [ID]
+
+
+@pytest.mark.parametrize(
+    ("own", "key"),
+    [("k1", "k1"), (" ", ""), (None, ""), (7, "7"), ("a\n\u202eb", r'"a\n\u202eb"')],
+)
+def test_key_that_a_request_has(own: Any, key: str) -> None:
+    assert asked(exchange(request_body(prompt_cache_key=own))).sent.key == key
+
+
+@pytest.mark.parametrize(("model", "name"), [(7, "unknown"), ("\x1b[31m", r'"\u001b[31m"')])
+def test_names_are_written_as_in_the_log(model: Any, name: str) -> None:
+    assert asked(exchange(request_body(model=model))).model == name
+
+
+def test_endpoint_has_no_query() -> None:
+    found = asked(exchange(request_body(), url=f"{URL}&key=secret"))
+    assert found.endpoint == "https://gateway.test/v1/messages"
+
+
+@pytest.mark.parametrize(
+    ("at", "time"), [(1000.5, 1000.5), (-1.0, 0), (float("nan"), 0), (float("inf"), 0)]
+)
+def test_time_is_one_that_can_be_shown(at: float, time: float) -> None:
+    assert asked(exchange(request_body(), at)).sent.time == time
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "keep"),
+    [
+        (URL, "gateway.test", 600),
+        ("https://api.anthropic.com/v1/messages", "api.anthropic.com", 300),
+        ("http://127.0.0.1/v1/messages", "api.anthropic.com", 300),
+    ],
+)
+def test_how_long_the_upstream_keeps_a_prefix(url: str, host: str, keep: int) -> None:
+    each = exchange(request_body(), url=url)
+    each.request.host_header = host
+    assert asked(each).upstream.retention == keep
+
+
+@pytest.mark.parametrize("each", [exchange({"model": "m"}), exchange(b"\xff"), tflow.ttcpflow()])
+def test_other_flows(each: flow.Flow) -> None:
+    assert read(each) is None
+
+
+EVENTS = (
+    b'event: message_start\r\ndata: {"message": {"usage": {"input_tokens": 9}}}\r\n\r\n'
+    b'event: message_delta\r\ndata: {"usage": {"input_tokens": 30, "cache_read_input_tokens": 70},'
+    b' "diagnostics": {"cache_miss_reason": {"type": "tools_changed"}}}\r\n\r\n'
+)
+SEEN = Usage(100, 70, None, None)
+
+
+def answer(content: bytes | None, **headers: str) -> http.Response:
+    response = http.Response.make(200, b"", {"content-type": "text/event-stream", **headers})
+    response.raw_content = content
+    return response
+
+
+def encoded(coding: str) -> http.Response:
+    response = answer(EVENTS)
+    response.encode(coding)
+    return response
+
+
+@pytest.mark.parametrize(
+    ("response", "usage"),
+    [
+        (answer(EVENTS), SEEN),
+        (encoded("zstd"), SEEN),
+        (answer(gzip.compress(EVENTS)[:-9], **{"content-encoding": "gzip"}), SEEN),
+        (answer(b"no brotli", **{"content-encoding": "br"}), None),
+        (answer(None), None),
+        (None, None),
+    ],
+)
+def test_usage(response: http.Response | None, usage: Usage | None) -> None:
+    found = asked(exchange(request_body(), answer=response))
+    assert (found.sent.usage, found.diagnosis) == (usage, "tools changed" if usage else "")
+
+
+def test_sessions_in() -> None:
+    """Requests are judged in the order of their answers, each agent's and model's apart."""
+    failed = exchange(request_body(), 1, http.Response.make(529))
+    flows = [
+        failed,
+        exchange(request_body(), 2, usage_body(5000)),
+        exchange(request_body(turns=2), 3, usage_body(9000, 4864)),
+        exchange(request_body(turns=2), 3, usage_body(9000), x_claude_code_agent_id="a1"),
+        exchange(request_body(turns=3), 604, usage_body(14_000, 128)),
+        tflow.ttcpflow(),
+    ]
+    [(session, requests)] = sessions_in(flows).items()
+    assert session == ID
+    assert [(each.agent, each.is_first, each.lost) for each in requests] == [
+        ("main", True, 0),
+        ("main", True, 0),
+        ("main", False, 0),
+        ("a1", True, 0),
+        ("main", False, 8872),
+    ]
+    for keep, cause in ((None, "a pause of 10m"), (3600, "the upstream's own")):
+        miss = sessions_in(flows, keep)[ID][-1].miss
+        assert miss
+        assert miss.cause == cause
+
+
+def test_recorded_conversations() -> None:
+    """With nothing cached at all, each request that could have read something has a miss."""
+    flows = [
+        exchange(
+            record["body"].encode(),
+            record["seq"],
+            usage_body(20_000),
+            url=f"https://gateway.test{record['path']}",
+            method=record["method"],
+            **dict(record["headers"]),
+        )
+        for record in sorted(records("claude_code"), key=lambda record: int(record["seq"]))
+        if record["body"] and "count_tokens" not in record["path"]
+    ]
+    found = [each for requests in sessions_in(flows).values() for each in requests]
+    causes = {int(each.time): each.miss.cause for each in found if each.miss}
+    assert {214: "attribution block changed"}.items() <= causes.items()
+    assert set(causes.values()) == {"attribution block changed", "the upstream's own"}
