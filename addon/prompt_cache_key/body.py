@@ -4,14 +4,14 @@ A body is a JSON object in UTF-8 (RFC 8259), a byte-order mark allowed. It is ne
 anew: a prompt cache works on the exact prompt, so each byte but the key's stays as it was sent.
 
 For every valid JSON object whose member names are written without escapes and only once, a glance
-either does not answer, and the body is read whole, or answers what the whole reading would. What
-is not valid between its braces is the upstream's to judge.
+either gives no answer, and the whole body is parsed, or gives the parser's answer. What is not
+valid between the braces is for the upstream to reject.
 """
 
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public, unlisted by typeshed
 from typing import Any, Final
@@ -22,6 +22,12 @@ ABSENT: Final = object()
 MEMBER_SIZE: Final = len(f'"{NAME}":"{"-" * 36}",')
 """Bytes that a new key of 36 characters adds to a body that is not empty."""
 
+MAX_PARSED: Final = 4 << 20
+MAX_MARKS: Final = 400_000
+"""Bytes, and commas and opening brackets, of a body that is parsed. The parser holds the event loop
+for 60 ms at the most within them. Claude Code's bodies have a mark every 55 bytes; code in texts
+has one every 12."""
+
 _MAX_DIGITS = 4300
 
 _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\n\r]*\{")
@@ -29,6 +35,7 @@ _EMPTY = re.compile(rb"[ \t\n\r]*\}")
 # Every Claude Code so far has sent the model first, see tests/data/claude_code.jsonl.
 _MODEL = re.compile(rb'[ \t\n\r]*"model"[ \t\n\r]*:[ \t\n\r]*"([^"\\\x00-\x1f]*)"')
 _USER = re.compile(rb'"user"[ \t\n\r]*:')
+_STREAM = re.compile(rb'"stream"[ \t\n\r]*:[ \t\n\r]*true')
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NO_NAME = re.compile(r"[ \t\n\r]*\}")
@@ -37,10 +44,10 @@ _COLON = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
 
 
 class Body:
-    """The body's members that matter here, each looked for when it is asked for.
+    """The members of a request body that matter here, each looked for when it is asked for.
 
     `raw` are the decoded bytes; ValueError if they do not begin and end as a JSON object. Where
-    a member can't be told at a glance and the body can't be read whole, asking raises ValueError.
+    a glance gives no answer and the body cannot be parsed, asking for a member raises ValueError.
     """
 
     def __init__(self, raw: bytes) -> None:
@@ -54,10 +61,8 @@ class Body:
     def model(self) -> str:
         """The model; "" if it is missing or no text."""
         if first := _MODEL.match(self.raw, self._inside):
-            try:
+            with suppress(UnicodeDecodeError):  # the parser says what is wrong
                 return first[1].decode()
-            except UnicodeDecodeError:
-                pass  # the whole reading says what is wrong
         model = self.whole.get("model")
         return model if isinstance(model, str) else ""
 
@@ -70,10 +75,8 @@ class Body:
         """
         at = self.raw.rfind(b',"metadata":')
         if at >= 0:
-            try:
-                return _load(b"{" + self.raw[at + 1 :])["metadata"]
-            except ValueError:
-                pass
+            with suppress(ValueError):
+                return load(b"{" + self.raw[at + 1 :])["metadata"]
         return self.whole.get("metadata") if self.has("metadata") else None
 
     @cached_property
@@ -92,19 +95,24 @@ class Body:
         key = self.own_key
         return bool(key.strip()) if isinstance(key, str) else key not in (ABSENT, None)
 
+    @property
+    def wants_stream(self) -> bool:
+        """Whether the body seems to ask for a stream; a member deeper inside is not told apart."""
+        return bool(_STREAM.search(self.raw))
+
     @cached_property
     def whole(self) -> dict[str, Any]:
-        """All members; of a repeated name the last one's. ValueError if it is no JSON."""
-        return _load(self.raw)
+        """All members, of a repeated name the last; ValueError as `load` raises it."""
+        return load(self.raw)
 
     def has(self, name: str) -> bool:
-        """Whether a member of that name may stand in the body, at any depth."""
+        """Return whether a member of that name may stand in the body, at any depth."""
         return f'"{name}"'.encode() in self.raw
 
     def with_key(self, key: str, **more: Any) -> bytes:
-        """Return the body with the key in it: a first member, or the new value of the client's own.
+        """Return the body with the key as its first member, or in place of the client's own.
 
-        `more` are further members to come first, of names that the body does not have.
+        `more` are further first members, of names that the body does not have.
         """
         raw = self.raw
         if self.own_key is ABSENT:
@@ -132,7 +140,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Raise ValueError for a body that can't be read, in words that are the same for each."""
+    """Raise ValueError for a body that cannot be parsed, in the same words for each body."""
     try:
         yield
     except RecursionError:
@@ -141,9 +149,19 @@ def reading() -> Iterator[None]:
         raise ValueError("the body is not JSON in UTF-8") from None
 
 
-def _load(raw: bytes) -> dict[str, Any]:
+def load(raw: bytes) -> dict[str, Any]:
+    """Return the parsed body; ValueError if it is too large, holds too much, or is no JSON object.
+
+    A number of over 4300 digits becomes a float, as Python refuses to make an int of it.
+    """
+    if len(raw) > MAX_PARSED:
+        raise ValueError(f"the body has over {MAX_PARSED >> 20} MB to parse")
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_MARKS:
+        raise ValueError("the body has too many values to parse")
     with reading():
-        value: dict[str, Any] = _json.decode(raw.decode().removeprefix("\ufeff"))
+        value = _json.decode(raw.decode().removeprefix("\ufeff"))
+    if not isinstance(value, dict):
+        raise ValueError("the body is not a JSON object")  # noqa: TRY004  # as for all other bodies
     return value
 
 

@@ -1,51 +1,47 @@
-"""The mitmproxy addon: a key into each request that is ours, and what became of it.
+"""mitmproxy hooks: insert the key into a session's requests, and report what the cache brought.
 
-A request comes to `hooks` (is it ours to touch?) and goes through `inject`; when it is answered,
-its response goes through `outcome`.
+A request comes to `hooks` (is it ours to touch?) and goes through `inject`; when its response has
+ended it goes through `outcome`.
 """
 
-import gc
 import logging
 import time
 from collections.abc import Callable
 
-from mitmproxy import ctx, http
+from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
-from mitmproxy.proxy.layer import NextLayer
-from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from prompt_cache_key.commands import Commands
 from prompt_cache_key.inject import Injector
 from prompt_cache_key.live_page.listener import LivePage
-from prompt_cache_key.log import pairs
-from prompt_cache_key.message_body import content, replace
+from prompt_cache_key.message_body import header_names, read_body, replace_body
 from prompt_cache_key.outcome import Outcome
 from prompt_cache_key.prompt_view.view import PromptView
 from prompt_cache_key.settings import Settings
 from prompt_cache_key.state import State, is_open
-from prompt_cache_key.streaming.addon import Wire
+from prompt_cache_key.streaming.addon import Streaming
 from prompt_cache_key.streaming.held_request import HeldRequest
+from prompt_cache_key.streaming.tap import Tap
 from prompt_cache_key.upstreams import upstream_of
 from prompt_cache_key.usage.reader import UsageReader
 
 
 class PromptCacheKey:
-    """Puts one stable `prompt_cache_key` for each Claude Code session into outgoing requests.
+    """Inserts one stable `prompt_cache_key` for each Claude Code session into outgoing requests.
 
     `clock` returns seconds and never goes back. mitmproxy asks each addon for eight hooks of each
-    request, so there is one, and what would be others is called by it.
+    request, so there is one addon, which calls its parts.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.state = State(clock)
         self.outcome = Outcome(self.state)
         self.injector = Injector(self.state, self.outcome)
-        self.wire = Wire(self.state, self.is_ours, self.injector.inject)
+        self.streaming = Streaming(self.state, self.injector.edit_now)
         self.settings = Settings(self.state)
         self.commands = Commands(self.state)
         self.view = PromptView()
         self.page = LivePage(lambda: self.state.options.page, self.state.recent)
-        self._has_run = False
 
     def load(self, loader: Loader) -> None:
         """Register options, commands and the Prompt view."""
@@ -54,81 +50,106 @@ class PromptCacheKey:
         self.view.load(loader)
 
     def configure(self, updated: set[str]) -> None:
-        """Take on changed options."""
+        """Apply changed options."""
         self.settings.configure(updated)
 
     def running(self) -> None:
-        """Take the place next to the wire, and tell of the settings."""
-        self.wire.install()
-        self.settings.running()
-        if not self._has_run:  # a script that is touched runs again
-            # What mitmproxy is made of is no garbage, and to look through it each time that the
-            # objects of large bodies set off a full collection takes 60 ms.
-            gc.freeze()
-        self._has_run = True
+        """Install the streaming addon, and log the settings."""
+        self.streaming.install()
+        self.page.running()
+        self.settings.running(self.page.path)
 
     def done(self) -> None:
-        """Sum up, and leave it."""
+        """Log the summary, and remove what was installed."""
+        self.outcome.close()
         self.settings.done()
+        self.page.done()
         self.view.done()
-        self.wire.remove()
-
-    def server_connected(self, data: ServerConnectionHookData) -> None:
-        """Let the live page know the proxy's own connections."""
-        self.page.server_connected(data)
-
-    def server_disconnected(self, data: ServerConnectionHookData) -> None:
-        """Let it forget one."""
-        self.page.server_disconnected(data)
-
-    def next_layer(self, data: NextLayer) -> None:
-        """Let it see how a connection begins."""
-        self.page.next_layer(data)
+        self.streaming.remove()
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """Let it answer what is asked of it."""
-        await self.page.requestheaders(flow)
-
-    def is_ours(self, flow: http.HTTPFlow) -> bool:
-        """Whether a request is live, unanswered and selected."""
-        return is_open(flow) and self.state.destinations.selects(flow)
+        """Answer a request for the live page, of which no other addon hears anything."""
+        if await self.page.requestheaders(flow):
+            raise exceptions.AddonHalt
 
     async def request(self, flow: http.HTTPFlow) -> None:
-        """Put the session's key into a request that is ours to touch."""
-        held = flow.request.stream
-        if isinstance(held, HeldRequest):
-            if held.problem:
-                self.state.skip(flow, held.problem, logging.WARNING)
-        elif self.is_ours(flow):
-            try:
-                body = content(flow.request)
-                edited = await self.injector.inject(flow, body)
-                if edited is not body:
-                    replace(flow.request, edited)
-            except ValueError as e:
-                self.state.skip(flow, str(e), logging.WARNING)
-        elif is_open(flow):
-            host = self.state.destinations.of(flow).host
-            rejects = upstream_of(host, "", "").rejects
-            where = f"to a host that rejects the field ({pairs(host=host)})"
-            self.state.skip(flow, where if rejects else "left out by prompt_cache_filter")
+        """Insert the session's key into a request that is ours to touch, or observe the request."""
+        self._halt_page(flow)
+        streamed = flow.request.stream
+        if isinstance(streamed, HeldRequest):
+            if streamed.problem:
+                self.state.skip(flow, streamed.problem, logging.WARNING)
+        elif not is_open(flow):
+            return
+        elif not (is_selected := self.state.destinations.selects(flow)) and not (
+            self.state.destinations.observes(flow)
+        ):
+            self._skip(flow)
+        elif isinstance(streamed, Tap):
+            await self._observe(flow, streamed.content)
+        else:
+            await self._insert(flow, may_insert=is_selected)
+
+    async def _insert(self, flow: http.HTTPFlow, *, may_insert: bool) -> None:
+        try:
+            body = await read_body(flow.request)
+            ours = await self.injector.prepare(flow, body, may_insert=may_insert)
+            if ours and ours.body is not body:
+                await replace_body(flow.request, ours.body)
+        except ValueError as e:
+            self.state.skip(flow, str(e), logging.WARNING)
+        else:
+            if ours and is_open(flow):
+                self.injector.begin(flow, ours)
+
+    async def _observe(self, flow: http.HTTPFlow, body: bytes | None) -> None:
+        """Observe a streamed request that passed as it came."""
+        reason = "it is streamed and cannot be held back: chunked, coded, signed or over 16 MB"
+        if self.state.destinations.selects(flow):
+            self.state.skip(flow, reason, logging.WARNING)
+        try:
+            ours = await self.injector.prepare(flow, body or b"{}", may_insert=False)
+        except ValueError as e:
+            self.state.skip(flow, str(e))
+        else:
+            if ours:
+                self.injector.begin(flow, ours)
+
+    def _skip(self, flow: http.HTTPFlow) -> None:
+        """Count a request that the filter does not select, and log the reason."""
+        request, to = flow.request, self.state.destinations.of(flow)
+        if not to.url:
+            self.state.skip(flow, "its Host header is too long", logging.WARNING)
+        elif (
+            request.method == "GET"
+            and b"upgrade" in header_names(request)
+            and request.path.partition("?")[0].endswith("/responses")
+        ):
+            self.state.skip(flow, "requests over a WebSocket get no key", logging.WARNING)
+        elif upstream_of(to.host, request.path, "").rejects:
+            self.state.skip(flow, "the upstream rejects the field")
+        else:
+            self.state.skip(flow, "prompt_cache_filter does not select it")
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        """Begin to look at the response to a keyed request."""
-        if flow.response and (exchange := self.state.exchanges.get(flow)):
-            get = flow.response.headers.get
-            exchange.reader = UsageReader(get("content-type", ""), get("content-encoding", ""))
+        """Begin to read the response to a session's request."""
+        self._halt_page(flow)
+        if flow.response and (ours := self.state.in_flight.get(flow)):
+            ours.reader = UsageReader(flow.response.headers.get("content-encoding", ""))
 
     async def response(self, flow: http.HTTPFlow) -> None:
         """Report what the upstream read from its cache, and keep what was streamed."""
+        self._halt_page(flow)
         self.state.bridge.remove(flow)
-        if exchange := self.state.exchanges.pop(flow, None):
-            self.wire.keep(flow, exchange)
-            await self.outcome.tell(flow, exchange)
-        if isinstance(flow.request.stream, HeldRequest):
-            flow.request.stream.content = b""  # flows are kept long, and this one without a body
+        if ours := self.state.in_flight.pop(flow, None):
+            self.streaming.keep(flow, ours.tap)
+            await self.outcome.finish(flow, ours)
         self.view.response(flow)
 
     async def error(self, flow: http.HTTPFlow) -> None:
-        """Do the same with what was seen before one side broke off."""
+        """Report what was seen before the client or the upstream broke off."""
         await self.response(flow)
+
+    def _halt_page(self, flow: http.HTTPFlow) -> None:
+        if self.page.is_page(flow):
+            raise exceptions.AddonHalt

@@ -1,64 +1,56 @@
-"""A request that has a key, and what is known of it until it is answered."""
+"""A request of a session in flight, from its body to the end of its response."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from prompt_cache_key.endpoint import Endpoint
 from prompt_cache_key.identity import Identity
 from prompt_cache_key.keys import Name
-from prompt_cache_key.log import text
-from prompt_cache_key.stats.totals import Count, percent
-from prompt_cache_key.streaming.response_tap import ResponseTap
+from prompt_cache_key.stats.sessions import Ticket
+from prompt_cache_key.streaming.tap import ResponseTap
 from prompt_cache_key.upstreams import Upstream
-from prompt_cache_key.usage.reader import Usage, UsageReader
-
-
-class Endpoint(NamedTuple):
-    """What a request goes to: host with port, path without its query, and model."""
-
-    host: str
-    path: str
-    model: str
+from prompt_cache_key.usage.reader import UsageReader
 
 
 @dataclass(eq=False)
 class RequestInFlight:
-    """Who asks what for, with which key, and who looks at the response.
+    """A request of a session, keyed or observed, whose response has not ended.
 
-    `address` is the URL without its query; `begun` is in seconds of the addon's clock; `state` one
-    of new, reused, kept, replaced; `scope` who shares the key, and `name` what it is kept by, both
-    empty for a client's own. `comment` is the one that was given to the flow.
+    `sent_at` is Unix time in seconds. `body` is the decoded body as it is sent. `state` is one of
+    new, reused, kept, replaced, observed; `scope` says who shares the key, and `name` identifies
+    its mapping; both are empty without a mapping of ours. `headers` are the routing headers to set,
+    `routing` those that are sent, the client's own among them. `asked` says that
+    `prompt_cache_options` was inserted. `origin` is the request that an upstream call is made for.
+    `ticket` is what the sums know the request by. `comment` is the comment that the flow was given.
     """
 
     identity: Identity
+    user: tuple[str, str] | None
     endpoint: Endpoint
-    address: str
+    url: str
     upstream: Upstream
-    begun: float
+    sent_at: float
+    body: bytes
+    wants_stream: bool
     key: str = ""
-    state: str = ""
+    state: str = "observed"
     scope: str = ""
     name: Name = ()
-    count: Count = field(init=False)
+    headers: dict[str, str] = field(default_factory=dict)
+    routing: dict[str, str] = field(default_factory=dict)
+    asked: bool = False
+    origin: "RequestInFlight | None" = None
+    ticket: Ticket | None = None
     comment: str = ""
     reader: UsageReader | None = None
     tap: ResponseTap | None = None
 
     @property
-    def line(self) -> Hashable:
-        """Whose requests continue each other: session, agent, model and where they go."""
+    def conversation(self) -> tuple[str, str, Endpoint]:
+        """The requests that continue each other: session, agent and endpoint."""
         return self.identity.session, self.identity.agent, self.endpoint
 
-    def summary(self, usage: Usage | None = None, lost: str = "") -> str:
-        """Return a short line for the screen: what matters most first, as columns are narrow."""
-        words = [f"lost {lost}"] if lost else []
-        if usage:
-            cached = "?" if usage.cached is None else usage.cached
-            words.append(f"{percent(usage.hit)} {cached}/{usage.input}")
-        names = (self.identity.session[:8], self.identity.agent, self.endpoint.model)
-        return " ".join([*words, *map(text, names), f"key={text(self.key[:8])}"])
-
-
-def thousands(tokens: int) -> str:
-    """Return a number of tokens in short, such as 24.1k."""
-    return f"{tokens / 1000:.1f}k" if tokens >= 1000 else str(tokens)  # noqa: PLR2004
+    def names(self) -> dict[str, str]:
+        """Return the names by which log lines show the request; an observed one has no key."""
+        session, agent, _ = self.identity
+        names = {"session": session, "agent": agent, "model": self.endpoint.model}
+        return names if self.state == "observed" else names | {"key": self.key}

@@ -1,176 +1,255 @@
-"""A key into a body: who asks, what the upstream wants, which key, and what is told of it."""
+"""Insert a key into a request body: whose request, which upstream, which key, which headers."""
 
 import logging
 from asyncio import sleep
-from typing import NamedTuple, cast
+from collections.abc import Coroutine
+from typing import Any
 
 from mitmproxy import http
 
-from prompt_cache_key.body import NAME, Body
-from prompt_cache_key.identity import Identity, find, find_user, is_raw_user_id
-from prompt_cache_key.in_flight import Endpoint, RequestInFlight
+from prompt_cache_key.body import MEMBER_SIZE, NAME, Body
+from prompt_cache_key.endpoint import endpoint_of, model_in_path
+from prompt_cache_key.identity import Identity, find_identity, find_user, is_raw_user_id
+from prompt_cache_key.in_flight import RequestInFlight
 from prompt_cache_key.keys import Name, name_of
 from prompt_cache_key.log import log, pairs
-from prompt_cache_key.message_body import sent_content
+from prompt_cache_key.message_body import is_signed
 from prompt_cache_key.options import AUTO
-from prompt_cache_key.outcome import Outcome
+from prompt_cache_key.outcome import DIAGNOSIS, Outcome
+from prompt_cache_key.stats.sessions import UNKNOWN_SESSION
 from prompt_cache_key.state import State, is_open
 from prompt_cache_key.streaming.held_request import HeldRequest
 from prompt_cache_key.strip import strip
-from prompt_cache_key.upstreams import DEFAULT_FILTER, Upstream, upstream_of
+from prompt_cache_key.upstreams import DEFAULT_FILTER, RoutingHeader, upstream_of
 
+NOBODY = Identity("", "", "")
 MAX_LENGTH = 256
-"""Characters of a key that goes into a header or into what is saved with a flow."""
-
+"""Characters of a key that goes into a log line, or into what is saved with a flow."""
 
 TURNS = 5
-"""Of the event loop that others get while a cause is looked for: a request takes some ten."""
-
-
-class Cause(NamedTuple):
-    """The request that a translator's call is made for, and what is known of it with a key."""
-
-    flow: http.HTTPFlow
-    exchange: RequestInFlight | None
+"""Turns of the event loop that others get while an origin is looked for: a request takes ten."""
 
 
 class Injector:
-    """Puts keys into bodies."""
+    """Inserts keys into request bodies."""
 
     def __init__(self, state: State, outcome: Outcome) -> None:
         self.state = state
         self.outcome = outcome
 
-    async def inject(self, flow: http.HTTPFlow, raw: bytes, *, wait: bool = True) -> bytes:
-        """Return a body with the key of whoever speaks in it, and begin the exchange.
+    async def prepare(
+        self, flow: http.HTTPFlow, raw: bytes, *, may_insert: bool, may_wait: bool = True
+    ) -> RequestInFlight | None:
+        """Return a session's request, its body with the key; None if no session is shown.
 
-        Where nobody does it is returned as it is. ValueError if it can't have a key. Without
-        `wait` it never waits, neither for a shared store nor while a translator's cause is found.
+        Nothing is changed or logged yet: `begin` does that. Without `may_insert` the request is
+        observed, and its body stays. Without `may_wait` nothing is waited for, neither a shared
+        store nor other requests. ValueError if the request can neither have a key nor be observed.
         """
-        state, body = self.state, Body(raw)
-        identity, cause = await self._who(flow, body, wait=wait)
-        if not identity:
-            state.skip(flow, "without a session")
-            return raw
-        if (stripped := strip(raw, state.options.strip)) is not raw:
-            body = Body(stripped)
-        to = state.destinations.of(flow)
-        endpoint = Endpoint(f"{to.host}:{flow.request.port}", to.path, body.model)
-        upstream = self._upstream(flow, endpoint, to.host)
-        ask = RequestInFlight(identity, endpoint, to.address, upstream, state.clock())
-        if body.has_key and not (state.options.overwrite or is_raw_user_id(body.own_key)):
-            ask.state, edited = "kept", body.raw
-            ask.key = body.own_key if isinstance(body.own_key, str) else ""
-        else:
-            ask.name = name = self._name(ask, cause.flow if cause else flow, body)
-            get = state.store.get_now
-            ask.key, is_new = (
-                await state.store.get(name, ask.begun) if wait else get(name, ask.begun)
-            )
-            ask.state = "replaced" if body.has_key else "new" if is_new else "reused"
-            more = self._question(ask, body) if wait else {}
-            edited = body.with_key(ask.key, **more)
+        body, request = Body(raw), flow.request
+        to = self.state.destinations.of(flow)
+        model = body.model or model_in_path(request.path)
+        ours = RequestInFlight(
+            identity=NOBODY,
+            user=_user(body),
+            endpoint=endpoint_of(request, model),
+            url=to.url,
+            upstream=upstream_of(request.host, request.path, model, to.host),
+            sent_at=request.timestamp_start,
+            body=raw,
+            wants_stream=body.wants_stream,
+        )
+        await self._identify(flow, ours, body, may_wait=may_wait)
+        if ours.identity is NOBODY:
+            self.state.skip(flow, "it shows no session")
+            return None
+        reason = self._reason_to_observe(flow, ours)
+        if may_insert and not reason:
+            await self._insert(flow, ours, body, may_wait=may_wait)
+        elif may_insert:
+            self.state.skip(flow, reason)
+        return ours
+
+    def edit_now(self, flow: http.HTTPFlow, whole: bytes) -> bytes:
+        """Return a held body with its key, without waiting; ValueError if it cannot have one."""
         if not is_open(flow):
-            return raw  # the client has gone meanwhile
-        self._begin(flow, ask, cause)
-        return edited
+            return whole  # answered before it was complete
+        ours = _at_once(self.prepare(flow, whole, may_insert=True, may_wait=False))
+        if not ours:
+            return whole
+        if len(ours.body) > len(whole) + MEMBER_SIZE:
+            raise ValueError("it is streamed, and would grow by more than its length allows")
+        self.begin(flow, ours)
+        return ours.body
 
-    async def _who(
-        self, flow: http.HTTPFlow, body: Body, *, wait: bool
-    ) -> tuple[Identity | None, Cause | None]:
-        """Return who speaks, and for a translator's call the request that caused it.
-
-        ValueError if it can't be told whose it is and its own key is bad.
-        """
-        identity, bridge = find(flow.request.headers, body), self.state.bridge
-        if not self.state.options.bridge:
-            return identity, None
-        place = flow.request.host, flow.request.port
-        session = identity.session if identity else ""
-        exchanges = self.state.exchanges
-        known: dict[http.HTTPFlow, RequestInFlight] = {}
-
-        async def pause() -> None:
-            known.update(exchanges)  # the cause may be answered meanwhile
-            for _ in range(TURNS if wait else 0):
-                await sleep(0)
-
-        # Of one session's requests it is soon found, among all others not.
-        if (wait or identity) and (found := await bridge.find(body.raw, pause, session, place)):
-            cause, its = cast("http.HTTPFlow", found[0]), found[1]
-            its = identity or its._replace(source="bridge")
-            return its, Cause(cause, exchanges.get(cause) or known.get(cause))
-        if identity:
-            bridge.add(flow, identity, lambda: sent_content(flow), place)
-        elif is_raw_user_id(body.own_key):
-            raise ValueError("it shows no session, and its own key is a user id, a bad key")
-        return identity, None
-
-    def _upstream(self, flow: http.HTTPFlow, endpoint: Endpoint, asked_for: str) -> Upstream:
-        """Return what is known of where a request goes; ValueError if that rejects the field."""
-        request = flow.request
-        upstream = upstream_of(request.host, request.path, endpoint.model, asked_for)
-        is_known = upstream.rejects and self.state.options.filter == DEFAULT_FILTER
-        if is_known or (NAME, endpoint) in self.state.refused:
-            raise ValueError("the upstream rejects the field")
-        return upstream
-
-    def _name(self, ask: RequestInFlight, owner: http.HTTPFlow, body: Body) -> Name:
-        """Return what a request's key is kept by; `owner` is the flow of who caused it."""
-        scope = self.state.options.scope
-        ask.scope = ask.upstream.scope if scope == "auto" else scope
-        user: tuple[str, ...] = ()
-        if ask.scope == "user":
-            user = find_user(body) or find_user(Body(sent_content(owner))) or _address(owner)
-        return name_of(ask.scope, body.model, ask.identity, user)
-
-    def _question(self, ask: RequestInFlight, body: Body) -> dict[str, object]:
-        """Return the member that asks the upstream why it missed, where it understands that."""
-        field = "prompt_cache_options"
-        if not (self.state.options.diagnose and ask.upstream.diagnoses) or body.has(field):
-            return {}
-        last = self.state.totals.response_id(ask.identity.session, ask.identity.agent, body.model)
-        is_refused = (field, ask.endpoint) in self.state.refused
-        return {} if is_refused or not last else {field: {"comparison_response_id": last}}
-
-    def _begin(self, flow: http.HTTPFlow, ask: RequestInFlight, cause: Cause | None) -> None:
-        """Count a request that has its key now, and tell of it."""
-        state, identity = self.state, ask.identity
-        ask.count = state.totals.begin(identity.session, identity.agent, ask.endpoint.model)
-        row = ask.count.row
-        row.key, row.state, row.scope = ask.key[:MAX_LENGTH], ask.state, ask.scope
-        row.name = ask.name
-        if cause and cause.exchange:
-            cause.exchange.count.begin_call(ask.count)
-        state.exchanges[flow] = ask
+    def begin(self, flow: http.HTTPFlow, ours: RequestInFlight) -> None:
+        """Set the headers of a request whose body is about to be sent, count it and log it."""
+        state, identity = self.state, ours.identity
+        flow.request.headers.update(ours.headers)
+        state.in_flight[flow] = ours
+        if not ours.origin and identity.session != UNKNOWN_SESSION:
+            state.bridge.add(
+                flow,
+                identity,
+                lambda: ours.body,
+                endpoint=ours.endpoint.address,
+                user=ours.user,
+                model=ours.endpoint.model,
+            )
+        self.outcome.begin(flow, ours)
+        key = ours.key[:MAX_LENGTH].encode(errors="replace").decode()
         flow.metadata |= {
-            "prompt_cache_key": ask.key[:MAX_LENGTH].encode(errors="replace").decode(),
-            "prompt_cache_state": ask.state,
+            "prompt_cache_key": key,
+            "prompt_cache_state": ours.state,
             "claude_session": identity.session,
             "claude_agent": identity.agent,
         }
-        for name in self._header_names(flow, ask):
-            flow.request.headers[name] = ask.key
-        self.outcome.comment(flow, ask)
-        who = pairs(key=ask.key, session=identity.session, agent=identity.agent)
-        how = pairs(model=ask.endpoint.model, state=ask.state, source=identity.source)
-        scope = f" scope={ask.scope}" if ask.scope else ""
-        log(logging.INFO, f"{who} {how}{scope}", flow.client_conn.peername)
+        words = {} if ours.state == "observed" else {"key": ours.key}
+        words |= ours.names() | {"state": ours.state, "source": identity.source}
+        if ours.scope:
+            words["scope"] = ours.scope
+        log(logging.INFO, pairs(**words), flow.client_conn.peername)
 
-    def _header_names(self, flow: http.HTTPFlow, ask: RequestInFlight) -> list[str]:
-        """Return the headers that are to carry the key: none if it can't stand in one."""
-        names = [name for name in self.state.options.headers if name]
-        if tuple(names) == AUTO:
-            names = [name for name in ask.upstream.headers if name not in flow.request.headers]
-        is_plain = ask.key.isascii() and ask.key.isprintable() and len(ask.key) <= MAX_LENGTH
-        if not names or not ask.key or not is_plain:
-            return []
-        if isinstance(flow.request.stream, HeldRequest):
-            what = "it is streamed, and its headers went on before its key was known"
-            self.state.once(logging.WARNING, flow, f"no {', '.join(names)}: {what}")
-            return []
-        return names
+    async def _identify(
+        self, flow: http.HTTPFlow, ours: RequestInFlight, body: Body, *, may_wait: bool
+    ) -> None:
+        """Find the identity of a request, and the origin of a translator's upstream call.
+
+        A request without an origin waits for its answer, and may be the origin of a call. ValueError
+        if there is no identity, and the client's own key is a bad one.
+        """
+        identity, bridge = find_identity(flow.request.headers, body), self.state.bridge
+        ours.identity = identity or NOBODY
+        origin = None
+        if self.state.options.bridge and (may_wait or identity):
+            in_flight = self.state.in_flight
+            known = dict(in_flight)  # the origin may be answered meanwhile
+
+            async def pause() -> None:
+                known.update(in_flight)
+                for _ in range(TURNS):
+                    await sleep(0)
+
+            origin = await bridge.find(
+                body.raw,
+                pause if may_wait else None,
+                session=identity.session if identity else "",
+                endpoint=ours.endpoint.address,
+                is_user_scope=self._scope(ours) == "user",
+            )
+        if origin:
+            ours.origin = known.get(origin.request) or in_flight.get(origin.request)
+            ours.user = ours.user or origin.user
+            if not identity:
+                ours.identity = origin.identity._replace(source="bridge")
+        elif not identity and is_raw_user_id(body.own_key):
+            raise ValueError("it shows no session, and its own key is a user id, a bad key")
+
+    def _scope(self, ours: RequestInFlight) -> str:
+        scope = self.state.options.scope
+        return ours.upstream.scope if scope == "auto" else scope
+
+    async def _insert(
+        self, flow: http.HTTPFlow, ours: RequestInFlight, body: Body, *, may_wait: bool
+    ) -> None:
+        """Put the key into the body of a request, and its headers beside it."""
+        options = self.state.options
+        names = ours.upstream.strip if tuple(options.strip) == AUTO else tuple(options.strip)
+        if any(names):
+            try:
+                body = Body(strip(body.raw, filter(None, names)))
+            except ValueError as e:
+                self.state.log_once(logging.WARNING, flow, f"nothing is stripped: {e}")
+        if body.has_key and not (options.overwrite or is_raw_user_id(body.own_key)):
+            ours.state, ours.body = "kept", body.raw
+            ours.key = body.own_key if isinstance(body.own_key, str) else ""
+        else:
+            ours.scope = self._scope(ours)
+            if ours.scope == "user" and not ours.user:
+                ours.scope = "session"  # an unknown user is not a user
+            ours.name = self._name(ours, ours.scope)
+            ours.key, is_new = await self._get(ours.name, may_wait=may_wait)
+            ours.state = "replaced" if body.has_key else "new" if is_new else "reused"
+            question = self._question(ours, body) if may_wait else {}
+            ours.asked = bool(question)
+            ours.body = body.with_key(ours.key, **question)
+        await self._add_headers(flow, ours, may_wait=may_wait)
+
+    async def _get(self, name: Name, *, may_wait: bool) -> tuple[str, bool]:
+        store, now = self.state.store, self.state.clock()
+        return await store.get(name, now) if may_wait else store.get_now(name, now)
+
+    def _name(self, ours: RequestInFlight, scope: str) -> Name:
+        return name_of(scope, ours.endpoint.model, ours.identity, ours.user or ())
+
+    def _reason_to_observe(self, flow: http.HTTPFlow, ours: RequestInFlight) -> str:
+        """Return why a session's request gets no key; "" if it gets one."""
+        is_default = self.state.options.filter == DEFAULT_FILTER
+        if ours.upstream.rejects and is_default:
+            return "the upstream rejects the field"
+        if self.state.rejections.rejects(NAME, ours.endpoint):
+            return "the upstream has rejected the field"
+        if is_signed(flow.request):
+            return "its headers sign the body"
+        return ""
+
+    def _question(self, ours: RequestInFlight, body: Body) -> dict[str, object]:
+        """Return the member that asks the upstream to explain a miss, where it can."""
+        if not (self.state.options.diagnose and ours.upstream.diagnoses) or body.has(DIAGNOSIS):
+            return {}
+        if self.state.rejections.rejects(DIAGNOSIS, ours.endpoint):
+            return {}
+        last = self.outcome.last_response_id(ours)
+        return {DIAGNOSIS: {"comparison_response_id": last}} if last else {}
+
+    async def _add_headers(
+        self, flow: http.HTTPFlow, ours: RequestInFlight, *, may_wait: bool
+    ) -> None:
+        """Choose the routing headers that carry the key; a held request's headers are gone."""
+        chosen = tuple(filter(None, self.state.options.headers))
+        is_auto = chosen == AUTO
+        headers = ours.upstream.headers if is_auto else tuple(map(RoutingHeader, chosen))
+        for header in headers:
+            own = flow.request.headers.get(header.name) if is_auto else None
+            if own is not None and not self._is_replaced(flow, ours, header.name, own):
+                ours.routing[header.name] = own[:MAX_LENGTH]
+                continue
+            if isinstance(flow.request.stream, HeldRequest):
+                what = "it is streamed, and its headers went on before its key was known"
+                self.state.log_once(logging.WARNING, flow, f"no header {header.name}: {what}")
+                continue
+            value = ours.key
+            if header.scope == "session" and ours.scope != "session":
+                value = ""
+                if ours.identity.session != UNKNOWN_SESSION:
+                    value, _ = await self._get(self._name(ours, "session"), may_wait=may_wait)
+            if header.fits(value):
+                ours.headers[header.name] = value
+                ours.routing[header.name] = value
+
+    def _is_replaced(
+        self, flow: http.HTTPFlow, ours: RequestInFlight, name: str, own: str
+    ) -> bool:
+        if not self.state.routing.is_replaced(ours.conversation, name, own):
+            return False
+        what = f"its client sends a new {name} with each request, so it is replaced"
+        self.state.log_once(logging.WARNING, flow, what)
+        return True
 
 
-def _address(flow: http.HTTPFlow) -> tuple[str]:
-    return (str((flow.client_conn.peername or ("",))[0]),)
+def _user(body: Body) -> tuple[str, str] | None:
+    try:
+        return find_user(body)
+    except ValueError:  # the body cannot be parsed; the session may be known all the same
+        return None
+
+
+def _at_once(steps: Coroutine[Any, Any, RequestInFlight | None]) -> RequestInFlight | None:
+    """Return what a coroutine returns that waits for nothing; ValueError if it waits."""
+    try:
+        steps.send(None)
+    except StopIteration as done:
+        result: RequestInFlight | None = done.value
+        return result
+    steps.close()
+    raise ValueError("it is streamed, and would have to wait")

@@ -1,4 +1,4 @@
-"""The mappings: one prompt cache key for each model and whoever shares it."""
+"""The mappings: one prompt cache key for each model and owner, in an in-process TTL cache."""
 
 import json
 import uuid
@@ -10,17 +10,17 @@ from typing import Protocol
 from prompt_cache_key.identity import UNKNOWN, Identity
 
 Name = tuple[str, ...]
-"""What a key is kept by: (model, session), (model, session, agent), or (model, "", *user).
+"""Identifies a mapping: (model, session), (model, session, agent), or (model, "", account, device).
 
-A session is never empty, so that none is taken for a user, whatever it is called.
+A session is never empty, so that no session is taken for a user, whatever its id is.
 """
 
 
 def name_of(scope: str, model: str, identity: Identity, user: tuple[str, ...]) -> Name:
-    """Return what a key is kept by in a scope: `session`, `agent` or `user`.
+    """Return the name of the mapping that a request uses in a scope: session, agent or user.
 
-    `user` is (account, device), or (address,) where neither is known, and matters in that scope
-    alone. ValueError if the scope is `agent` and the agent's header is malformed.
+    `user` is (account, device) and matters in scope `user` alone. ValueError if the scope is
+    `agent` and the agent's header is malformed.
     """
     if scope == "user":
         return (model, "", *user)
@@ -50,22 +50,22 @@ def derived_key(name: Name) -> str:
 
 
 class Store(Protocol):
-    """Where keys are kept: `Keys`, or one that several proxies share."""
+    """A store of mappings: `Keys`, or one that several proxies share."""
 
     async def get(self, name: Name, now: float) -> tuple[str, bool]:
-        """Get the key of a name, or make one; return it, and whether it is new."""
+        """Return the key of a name, made if there is none, and whether it is new."""
 
     def get_now(self, name: Name, now: float) -> tuple[str, bool]:
-        """Do so without waiting for anyone."""
+        """Return the same as `get` without waiting for a server."""
 
     def forget(self, names: list[Name], now: float) -> None:
-        """Let these names get new keys. ValueError if that can't be done for all proxies."""
+        """Evict the mappings of names. ValueError if that cannot be done for all proxies."""
 
     def connect(self) -> None:
-        """Begin; needs a running event loop."""
+        """Connect to the server; needs a running event loop."""
 
     def close(self) -> None:
-        """End."""
+        """Close the connection to the server."""
 
 
 @dataclass(slots=True)
@@ -78,11 +78,11 @@ class Mapping:
 
 
 class Keys:
-    """An in-process cache of keys: each use is O(1), with no thread, timer or sweep.
+    """An in-process TTL cache of keys: each use is O(1), with no thread, timer or sweep.
 
-    `ttl` is a mapping's life in seconds: at that age it has expired. `sliding` counts it from the
-    last use, else from when the key was made. Over `max_sessions` mappings the least recently
-    used one goes. `make` makes a new key. All of them may be changed at any time.
+    A mapping expires `ttl` seconds after its last use, or after it was made if not `sliding`.
+    Over `max_sessions` mappings the least recently used is evicted. `make` makes a new key. All
+    of these may be changed at any time.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class Keys:
         return len(self._mappings)
 
     async def get(self, name: Name, now: float) -> tuple[str, bool]:
-        """See `Store`."""
+        """Return the key of a name, made if there is none, and whether it is new."""
         return self.get_now(name, now)
 
     def get_now(self, name: Name, now: float) -> tuple[str, bool]:
-        """See `Store`."""
+        """Return the key of a name, made if there is none, and whether it is new."""
         if mapping := self.peek(name, now):
             mapping.used = now
             self._mappings.move_to_end(name)
@@ -117,36 +117,36 @@ class Keys:
         return key, True
 
     def peek(self, name: Name, now: float) -> Mapping | None:
-        """Return a name's living mapping without using it; None if there is none."""
+        """Return the mapping of a name without using it; None if it is missing or expired."""
         mapping = self._mappings.get(name)
         return mapping if mapping and self.remaining(mapping, now) > 0 else None
 
     def put(self, name: Name, key: str, now: float) -> None:
-        """Begin a mapping."""
+        """Store a mapping, and evict the least recently used if there are too many."""
         self._mappings[name] = Mapping(key, now, now)
         self._mappings.move_to_end(name)
         while len(self._mappings) > self.max_sessions:
             self._mappings.popitem(last=False)
 
     def remaining(self, mapping: Mapping, now: float) -> float:
-        """Return how many seconds a mapping has left to live; 0 or less: it has expired."""
+        """Return the seconds that a mapping's TTL has left; 0 or less if it has expired."""
         return (mapping.used if self.sliding else mapping.made) + self.ttl - now
 
-    def forget(self, names: list[Name], now: float) -> None:  # noqa: ARG002
-        """See `Store`."""
+    def forget(self, names: list[Name], now: float) -> None:  # noqa: ARG002  # as `Store` has it
+        """Evict the mappings of names."""
         for name in names:
             self._mappings.pop(name, None)
 
     def connect(self) -> None:
-        """See `Store`."""
+        """Do nothing: there is no server."""
 
     def close(self) -> None:
-        """See `Store`."""
+        """Do nothing: there is no server."""
 
     def names(self, session: str) -> list[Name]:
         """Return the names of a session's mappings, of any model and agent."""
         return [name for name in self._mappings if name[1] == session]
 
     def clear(self) -> None:
-        """End all mappings."""
+        """Evict all mappings."""
         self._mappings.clear()

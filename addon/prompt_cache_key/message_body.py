@@ -1,57 +1,69 @@
-"""A request's body without its content-coding: taken, replaced, and as it was sent.
+"""The body of a mitmproxy request without its content coding: read and replaced.
 
 mitmproxy looks through all headers for each question, which takes longer than all else about a
-body that has no coding, as Claude Code's have none.
+body without a coding, as Claude Code's are by default.
 """
 
+import asyncio
+import re
+
 from mitmproxy import http
+from mitmproxy.net import encoding
 
-from prompt_cache_key.streaming.held_request import HeldRequest
+from prompt_cache_key.codings import decode
+
+MAX_DECODED = 16 << 20
+"""Bytes that a coded request may decode to."""
+
+# Digests of the body: RFC 9530 and 3230 (Content-Digest, Repr-Digest, Digest), RFC 1864
+# (Content-MD5), Amazon's x-amz-content-sha256 and what others have made of it.
+_DIGESTS = re.compile(
+    rb"(?:content-|repr-)?digest|content-md5|x-[a-z0-9-]{1,32}-content-(?:sha|md5)[0-9]*"
+)
+# Schemes of the Authorization header whose signature covers the body: SigV4 and its relatives.
+_SIGNATURES = (b"aws4-", b"tc3-hmac-", b"acs3-hmac-", b"hmac-sha", b"sdk-hmac-")
+
+async def read_body(request: http.Request) -> bytes:
+    """Return the decoded body of a request; ValueError if there is none to work on."""
+    raw = request.raw_content
+    if request.stream or raw is None:
+        raise ValueError("it is streamed (stream_large_bodies)")
+    if b"content-encoding" not in header_names(request):
+        return raw
+    coding = request.headers.get("content-encoding", "")
+    # In a thread, as some bytes may decode to many.
+    return await asyncio.to_thread(decode, raw, coding, MAX_DECODED)
 
 
-def content(request: http.Request) -> bytes:
-    """Return the decoded body; ValueError if there is none to work on."""
-    if request.stream or request.raw_content is None:
-        raise ValueError("it is streamed (stream_large_bodies) in a way that has no room for a key")
-    return _decoded(request)
-
-
-def replace(request: http.Request, body: bytes) -> None:
-    """Give a request another body, in the same coding."""
-    names = _names(request)
-    is_coded = b"content-encoding" in names or b"transfer-encoding" in names
-    if is_coded or names.count(b"content-length") != 1:
-        request.content = body
-        return
+async def replace_body(request: http.Request, body: bytes) -> None:
+    """Replace the body of a request, in the same coding, and correct its Content-Length."""
+    names = header_names(request)
+    if b"content-encoding" in names:
+        coding = request.headers.get("content-encoding", "")
+        body = await asyncio.to_thread(encoding.encode, body, coding)
     request.raw_content = body
+    if b"transfer-encoding" in names:
+        return
     fields = list(request.headers.fields)
-    at = names.index(b"content-length")
+    at = names.index(b"content-length") if names.count(b"content-length") == 1 else -1
+    if at < 0:
+        request.headers["content-length"] = str(len(body))
+        return
     fields[at] = (fields[at][0], str(len(body)).encode())
     request.headers.fields = tuple(fields)
 
 
-def sent_content(flow: http.HTTPFlow) -> bytes:
-    """Return the body of a request that was sent, decoded if it can be.
-
-    b"" if it is not known, or not yet.
-    """
-    held = flow.request.stream
-    if isinstance(held, HeldRequest):
-        return held.content
-    try:
-        return _decoded(flow.request)
-    except ValueError:
-        return flow.request.raw_content or b""
+def is_signed(request: http.Request) -> bool:
+    """Return whether a request vouches for its body, so that any change to the body breaks it."""
+    for name, value in request.headers.fields:
+        lower = name.lower()
+        if _DIGESTS.fullmatch(lower):
+            return True
+        if lower == b"authorization" and value.strip().lower().startswith(_SIGNATURES):
+            return True
+    return "X-Amz-Signature=" in request.path
 
 
-def _decoded(request: http.Request) -> bytes:
-    if b"content-encoding" not in _names(request):
-        return request.raw_content or b""
-    try:
-        return request.get_content() or b""
-    except (ValueError, TypeError):  # TypeError: Python's codecs of text, such as rot13
-        raise ValueError("its content-encoding is unknown, or the body is corrupt") from None
-
-
-def _names(request: http.Request) -> list[bytes]:
+def header_names(request: http.Request) -> list[bytes]:
+    """Return the names of all header fields in lower case."""
     return [name.lower() for name, _ in request.headers.fields]

@@ -12,24 +12,39 @@ from prompt_cache_key.upstreams import DEFAULT_FILTER
 PREFIX: Final = "prompt_cache_"
 AUTO: Final = ("auto",)
 
-# A key in one of these would break the request, or pass for what it is not.
+# Headers with a meaning of their own: a key in one of these would break the request, pass for a
+# credential, or contradict the body.
 _NOT_FOR_KEYS = {
+    "api-key",
     "authorization",
     "connection",
+    "content-digest",
     "content-encoding",
     "content-length",
+    "content-md5",
     "content-type",
     "cookie",
+    "date",
+    "digest",
     "expect",
     "host",
     "keep-alive",
     "proxy-authorization",
+    "repr-digest",
+    "set-cookie",
+    "signature",
+    "signature-input",
     "te",
     "trailer",
     "transfer-encoding",
     "upgrade",
     "x-api-key",
+    "x-auth-token",
+    "x-claude-code-agent-id",
+    "x-claude-code-session-id",
+    "x-goog-api-key",
 }
+_NOT_FOR_KEYS_STARTS = ("anthropic-", "proxy-", "sec-", "x-amz-", "x-forwarded-", "x-goog-")
 
 _IN_PATTERN = dict.fromkeys('"\\^[]', ".")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -59,7 +74,7 @@ def at_least_one(number: int) -> int:
 
 
 def one_of(*choices: str) -> Any:
-    """Return a check that passes on one of the choices; ValueError for any other text."""
+    """Return a check that a text is one of the choices; ValueError for any other."""
 
     def check(text: str) -> str:
         if text not in choices:
@@ -70,9 +85,16 @@ def one_of(*choices: str) -> Any:
 
 
 def some_of(choices: Sequence[str]) -> Any:
-    """Return a check that passes on texts that are all among the choices, blank ones aside."""
+    """Return a check that every text is blank or among the choices; `auto` stands alone."""
     check = one_of(*choices)
-    return lambda names: [check(name) for name in names if name]
+
+    def check_all(names: Sequence[str]) -> None:
+        for name in filter(None, names):
+            check(name)
+        if len(names) > 1 and AUTO[0] in names:
+            raise ValueError("auto stands alone")
+
+    return check_all
 
 
 def _header_names(names: Sequence[str]) -> None:
@@ -80,7 +102,7 @@ def _header_names(names: Sequence[str]) -> None:
         # RFC 9110, token
         if name and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}", name):
             raise ValueError(f"{name!r} is not a header name")
-        if name.lower() in _NOT_FOR_KEYS:
+        if name.lower() in _NOT_FOR_KEYS or name.lower().startswith(_NOT_FOR_KEYS_STARTS):
             raise ValueError(f"{name!r} has a meaning of its own and can't carry a key")
         if name in AUTO and len(names) > 1:
             raise ValueError("auto stands alone")
@@ -89,11 +111,6 @@ def _header_names(names: Sequence[str]) -> None:
 def _store(url: str) -> None:
     if url != "memory":
         redis_store.client(url)
-
-
-def _path(path: str) -> None:
-    if path and not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
-        raise ValueError(f"{path!r} is not a path such as /prompt-cache")
 
 
 def _option(default: Any, help_: str, check: Any = None) -> Any:
@@ -106,87 +123,84 @@ class Options:
 
     filter: str = _option(
         DEFAULT_FILTER,
-        "Flow filter: which requests may get a prompt_cache_key. By default each POST to "
-        ".../messages, .../responses and .../chat/completions, but for hosts that are known to "
-        "reject the field.",
+        "Flow filter: which requests get a prompt_cache_key. By default each POST to "
+        ".../messages, .../responses and .../chat/completions, except to hosts that are known to "
+        "reject the field, whose requests are observed.",
     )
     ttl: str = _option(
         "1h",
-        "How long a session keeps its key. Understands s/m/h/d suffixes, i.e. 30m for 30 minutes; "
-        "a plain number is seconds.",
+        "TTL of a mapping from session to key. Understands s/m/h/d suffixes, i.e. 30m for 30 "
+        "minutes; a plain number is seconds.",
         seconds,
     )
     sliding: bool = _option(
         True,
-        "Each use of a key renews its life. If false, a key ends one prompt_cache_ttl after it "
+        "Each use of a key resets its TTL. If false, a key expires one prompt_cache_ttl after it "
         "was made, in use or not.",
     )
     max_sessions: int = _option(
         10_000,
-        "How many mappings are kept. The least recently used one goes first.",
+        "How many mappings are kept. The least recently used one is evicted first.",
         at_least_one,
     )
     scope: str = _option(
         "auto",
         'Who shares a key: "session" is one key for a session with its subagents, "agent" one '
         'for each of them, "user" one for all sessions of a user. "auto" is a session, except '
-        "where the destination's documentation says otherwise.",
+        "where the upstream's documentation says otherwise.",
         one_of("auto", "session", "agent", "user"),
     )
     keys: str = _option(
         "random",
         'Where keys come from: "random" is a UUIDv4 that is remembered, "derived" the UUIDv5 of '
-        "model and session, the same on every proxy and after every restart.",
+        "model and owner, the same on every proxy and after every restart.",
         one_of("random", "derived"),
-    )
-    store: str = _option(
-        "memory",
-        'Where keys are kept: "memory", or in the Redis or Valkey server of a redis:// URL, which '
-        "several proxies share.",
-        _store,
     )
     overwrite: bool = _option(False, "Replace a prompt_cache_key that the client sent.")
     headers: Sequence[str] = _option(
         AUTO,
-        'Request headers that get the same value as the prompt_cache_key. "auto": those that a '
-        "known host routes by, i.e. session-id for the Codex backend.",
+        'Request headers that carry the key too. "auto": those that a known host routes by, i.e. '
+        "session-id for the Codex backend.",
         _header_names,
+    )
+    strip: Sequence[str] = _option(
+        AUTO,
+        'Volatile text to remove from keyed requests: "attribution" is the line '
+        'x-anthropic-billing-header: ... that leads the system prompt, "countdown" are system '
+        "messages that hold nothing but <total_tokens>... tokens left</total_tokens>, "
+        '"session" is the session in metadata.user_id. "auto": what is known to cost hits at a '
+        "known upstream. Empty: nothing.",
+        some_of((*AUTO, *STRIPPED)),
     )
     stream: bool = _option(
         True,
-        "Pass server-sent events on as they come for requests that have a key. The body is still "
+        "Pass server-sent events on as they arrive, for requests of a session. The body is still "
         "kept for display and saving.",
     )
-    comment: bool = _option(
+    annotate: bool = _option(
         True,
-        "Put session, agent, model, key and cached tokens into the comment of a flow without one.",
-    )
-    mark: bool = _option(
-        True,
-        "Mark flows whose prompt should have been read from the cache and was not, where nobody "
-        "else has marked them.",
-    )
-    strip: Sequence[str] = _option(
-        (),
-        'Volatile text to take out of requests that have a key: "attribution" is the line '
-        'x-anthropic-billing-header: ... that leads the system prompt, "countdown" are system '
-        "messages that say nothing but <total_tokens>... tokens left</total_tokens>.",
-        some_of(tuple(STRIPPED)),
+        "Put a summary into the comment of a session's flows, and mark flows with missed tokens, "
+        "where nobody else has.",
     )
     diagnose: bool = _option(
         False,
-        "Ask upstreams that can say why they missed (OpenAI Responses, GPT-5.6 and later).",
+        "Ask upstreams that can explain a miss (OpenAI Responses, GPT-5.6 and later).",
     )
     bridge: bool = _option(
         True,
-        "Give a translator's upstream request that shows no session the session of the Claude Code "
-        "request that caused it.",
+        "Give a translator's anonymous upstream call the key of the Claude Code request that "
+        "waits for it.",
     )
-    page: str = _option(
-        "/prompt-cache",
-        "Path under which a listener shows its live page to clients on the same machine. Empty: "
-        "nowhere.",
-        _path,
+    store: str = _option(
+        "memory",
+        'Where keys are kept: "memory", or the Redis or Valkey server of a redis:// URL, which '
+        "several proxies share.",
+        _store,
+    )
+    page: bool = _option(
+        True,
+        "Serve the live page on the listeners, at an address that holds a secret and that the "
+        "log names.",
     )
 
     def __post_init__(self) -> None:

@@ -1,156 +1,273 @@
-"""What became of a keyed request: usage, miss and rejection, told in log, comment and mark."""
+"""Report what became of a session's request: usage, misses and rejections.
+
+When a response has ended, in this order: the usage is read and logged; `stats` decides which
+requests count now, as a translator's request and the upstream call made for it are one prompt; each
+of these is judged, added to the sums and the page, and annotated. Last, an error is looked through
+for a rejection.
+"""
 
 import asyncio
 import logging
 import shlex
-from functools import partial
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from mitmproxy import http
 
 from prompt_cache_key.body import NAME
-from prompt_cache_key.in_flight import RequestInFlight, thousands
+from prompt_cache_key.codings import decode
+from prompt_cache_key.finished import FinishedRequest
+from prompt_cache_key.in_flight import RequestInFlight
 from prompt_cache_key.log import log, pairs, text
-from prompt_cache_key.message_body import sent_content
-from prompt_cache_key.misses.judge import Sent
 from prompt_cache_key.misses.miss import Miss
 from prompt_cache_key.options import PREFIX, without
-from prompt_cache_key.rejections.forms import refusal
+from prompt_cache_key.project import project_of
+from prompt_cache_key.rejections.forms import MAX_SIZE, rejection
+from prompt_cache_key.screen_text import thousands
 from prompt_cache_key.state import State
-from prompt_cache_key.stats.facts import RequestFacts
-from prompt_cache_key.stats.totals import COLLAPSED, percent
+from prompt_cache_key.stats.sessions import Ticket
+from prompt_cache_key.stats.sums import percent
 from prompt_cache_key.usage.reader import Usage
 
-MARKER = ":red_circle:"
-"""One of mitmproxy's emoji names, of a flow that lost tokens."""
+DIAGNOSIS = "prompt_cache_options"
 
-FIELDS = (NAME, "prompt_cache_options")
+MARKER = ":red_circle:"
+"""The emoji name that marks a flow with missed tokens."""
+
+MAX_WAIT = 0.1
+"""Seconds that the end of a response waits for a judgement of its request. A later one is logged
+and counted all the same, but is not in the flow file that mitmproxy has written by then."""
+
+MAX_JUDGED = 16
+"""Requests that wait for a judgement; what is more is added without one."""
+
+
+class Counted(NamedTuple):
+    """A request that counts, with its flow."""
+
+    flow: http.HTTPFlow
+    ours: RequestInFlight
+    request: FinishedRequest
 
 
 class Outcome:
-    """Tells of keyed requests what the upstream made of them."""
+    """Reports what the upstream's cache brought."""
 
     def __init__(self, state: State) -> None:
         self.state = state
+        self._tickets: dict[Ticket, tuple[http.HTTPFlow, RequestInFlight]] = {}
+        self._judging = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def tell(self, flow: http.HTTPFlow, exchange: RequestInFlight) -> None:
-        """Read a response that is over, whole or broken off, and tell what it says."""
-        exchange.count.is_open = False
-        response, reader = flow.response, exchange.reader
-        if not response or not reader:
-            return
-        if not exchange.tap:
-            reader.feed(response.raw_content or b"")
-        if reader.unread:
-            self.state.once(logging.DEBUG, flow, f"usage is not read: {reader.unread}")
-        if usage := reader.finish():
-            exchange.count.report(usage)
-            exchange.count.row.response_id = reader.response_id
-            miss = await self._judge(flow, exchange, usage, reader.diagnosis)
-            self._report(flow, exchange, usage, miss)
-        if response.status_code in (400, 422) and exchange.state != "kept":
-            self._check_refusal(flow, exchange, response)
+    def begin(self, flow: http.HTTPFlow, ours: RequestInFlight) -> None:
+        """Register a request that is sent on, and comment its flow."""
+        sessions, identity = self.state.sessions, ours.identity
+        ours.ticket = sessions.begin(identity.session, identity.agent, ours.endpoint.model)
+        ours.ticket.row.set_key(ours.key, ours.state, ours.scope, ours.name)
+        if ours.origin and ours.origin.ticket:
+            sessions.begin_call(ours.origin.ticket, ours.ticket)
+        self._tickets[ours.ticket] = flow, ours
+        self._annotate(flow, ours)
 
-    async def _judge(
-        self, flow: http.HTTPFlow, exchange: RequestInFlight, usage: Usage, diagnosis: str
-    ) -> Miss | None:
-        """Return what the request lost; None if nothing, or if another one counts in its place."""
-        if not exchange.count.is_final:
-            return None
-        history, line, upstream = self.state.history, exchange.line, exchange.upstream
-        sent = Sent(exchange.begun, exchange.key, sent_content(flow), usage)
-        miss = None
-        if history.may_have_lost(line, sent):
-            # In a thread, as a look at two large bodies takes longer than others should wait.
-            judge = partial(history.judge, is_limited=upstream.is_limited)
-            miss = await asyncio.to_thread(judge, line, sent, upstream.retention, diagnosis)
-        history.add(line, sent)
-        return miss
+    def last_response_id(self, ours: RequestInFlight) -> str:
+        """Return the id of the last response in the conversation of a request, or ""."""
+        identity = ours.identity
+        return self.state.sessions.response_id(
+            identity.session, identity.agent, ours.endpoint.model
+        )
 
-    def comment(
+    async def finish(self, flow: http.HTTPFlow, ours: RequestInFlight) -> None:
+        """Report a request whose response has ended or broken off."""
+        response, reader = flow.response, ours.reader
+        usage, diagnosis = None, ""
+        if response and reader:
+            if not ours.tap:
+                reader.feed(response.raw_content or b"")
+            report = reader.finish()
+            if reader.unread:
+                self.state.log_once(logging.DEBUG, flow, f"usage is not read: {reader.unread}")
+            usage = report and self.state.accounting.settle(
+                ours.conversation, ours.endpoint, report
+            )
+            diagnosis = reader.diagnosis
+            if usage and ours.ticket:
+                ours.ticket.row.response_id = reader.response_id
+                self._log_usage(flow, ours, usage)
+        finished = _finished(ours, usage, diagnosis)
+        counted = self._count(ours, finished)
+        if not any(each.flow is flow for each in counted):
+            flow.metadata["prompt_cache_counts"] = False  # the call made for this request counts
+        if counted and len(self._tasks) < MAX_JUDGED:
+            # The client of a response that is not streamed waits for this hook.
+            task = asyncio.create_task(self._judge(counted))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            await asyncio.wait([task], timeout=MAX_WAIT)
+        else:
+            self._add(counted)
+        if response and reader and ours.state != "observed":
+            self._check_rejection(flow, ours, response, usage)
+
+    def close(self) -> None:
+        """Count the requests in flight, as none gets a response any more."""
+        for ticket in self.state.sessions.close():
+            _, ours = self._tickets[ticket]
+            self._add(self._count(ours, _finished(ours, None, "")))
+
+    def _count(self, ours: RequestInFlight, finished: FinishedRequest) -> list[Counted]:
+        """Return the requests that count now that one has finished."""
+        counted = []
+        for ticket, request in self.state.sessions.finish(ours.ticket, finished):
+            flow, its = self._tickets.pop(ticket)
+            if request:
+                counted.append(Counted(flow, its, request))
+        return counted
+
+    async def _judge(self, counted: list[Counted]) -> None:
+        """Judge requests in a thread, as the comparison of large bodies takes a second."""
+        history = self.state.history
+        async with self._judging:
+            for each in counted:
+                request, cold = each.request, None
+                if history.may_have_missed(request):
+                    miss = await asyncio.to_thread(history.judge, request)
+                    request = request._replace(miss=miss)
+                elif request.is_first and history.may_be_cold(request):
+                    cold = await asyncio.to_thread(history.cold_start, request)
+                history.add(request)
+                self._add([each._replace(request=request)], cold)
+
+    def _add(self, counted: Iterable[Counted], cold: Miss | None = None) -> None:
+        """Add requests that count to the sums and the page, and report their misses."""
+        for flow, ours, request in counted:
+            client = flow.client_conn.peername
+            if miss := request.miss:
+                self._report_miss(flow, ours, request, miss)
+            self.state.recent.add(request)
+            warning = self.state.sessions.add(request)
+            if warning:
+                log(logging.WARNING, warning.line, client)
+            if cold:
+                who = pairs(session=request.session, model=request.model)
+                what = f"a new conversation read nothing of what another one has cached ({who})"
+                why = f"expected {cold.expected} tokens; main cause: {cold.cause}"
+                log(logging.WARNING, "; ".join(filter(None, (what, why, cold.remedy))), client)
+
+    def _log_usage(self, flow: http.HTTPFlow, ours: RequestInFlight, usage: Usage) -> None:
+        words: dict[str, object] = {
+            "hit": percent(usage.hit),
+            "input": usage.input,
+            "cached": "?" if usage.cached is None else usage.cached,
+        }
+        if usage.written is not None:
+            words["written"] = usage.written
+        log(logging.INFO, f"usage {pairs(**words, **ours.names())}", flow.client_conn.peername)
+        self._annotate(flow, ours, usage)
+
+    def _report_miss(
+        self, flow: http.HTTPFlow, ours: RequestInFlight, request: FinishedRequest, miss: Miss
+    ) -> None:
+        flow.metadata |= {
+            "prompt_cache_missed": miss.missed,
+            "prompt_cache_cause": miss.cause,
+            "prompt_cache_path": miss.path,
+            "prompt_cache_before": miss.before,
+            "prompt_cache_after": miss.after,
+        }
+        missed = pairs(missed=miss.missed)
+        words = f'miss {missed} cause="{miss.cause}" {pairs(**ours.names())}'
+        log(logging.INFO, words, flow.client_conn.peername)
+        self._annotate(flow, ours, request.usage, miss)
+        if self.state.options.annotate and not flow.marked:
+            flow.marked = MARKER
+
+    def _annotate(
         self,
         flow: http.HTTPFlow,
-        exchange: RequestInFlight,
+        ours: RequestInFlight,
         usage: Usage | None = None,
         miss: Miss | None = None,
     ) -> None:
-        """Comment the flow, unless someone else did."""
-        if self.state.options.comment and flow.comment == exchange.comment:
-            lost = f"{thousands(miss.missed)}: {miss.cause}" if miss else ""
-            flow.comment = exchange.comment = exchange.summary(usage, lost)
-
-    def _report(
-        self, flow: http.HTTPFlow, exchange: RequestInFlight, usage: Usage, miss: Miss | None
-    ) -> None:
-        client = flow.client_conn.peername
-        session, agent, _ = exchange.identity
-        self.comment(flow, exchange, usage, miss)
-        who = {"key": exchange.key, "session": session, "model": exchange.endpoint.model}
-        cached = "?" if usage.cached is None else usage.cached
-        got = pairs(**who, input=usage.input, cached=cached, hit=percent(usage.hit))
-        log(logging.INFO, f"usage {got}", client)
-        if not exchange.count.is_final:
-            flow.metadata["prompt_cache_counts"] = False  # but the call that was made for it
+        """Put a summary into the comment of a flow, unless somebody else has commented it."""
+        if not self.state.options.annotate or flow.comment != ours.comment:
             return
-        if miss:
-            exchange.count.lose(miss.missed, miss.kind)
-            flow.metadata |= {
-                "prompt_cache_lost": miss.missed,
-                "prompt_cache_cause": miss.cause,
-                "prompt_cache_path": miss.path,
-                "prompt_cache_before": miss.before,
-                "prompt_cache_after": miss.after,
-            }
-            if self.state.options.mark and not flow.marked:
-                flow.marked = MARKER
-            who = {"key": exchange.key, "session": session, "agent": agent}
-            lost = pairs(**who, model=exchange.endpoint.model, lost=miss.missed)
-            log(logging.INFO, f'miss {lost} cause="{miss.cause}"', client)
-        self.state.recent.add(session, _facts(flow, exchange, usage, miss))
-        if seen := exchange.count.session.see(usage):
-            self._warn(flow, exchange, seen, miss)
+        words = [f"missed {thousands(miss.missed)}: {miss.cause}"] if miss else []
+        if usage:
+            cached = "?" if usage.cached is None else usage.cached
+            words.append(f"{percent(usage.hit)} {cached}/{usage.input}")
+        names = ours.names()
+        words += map(text, (names["session"][:8], names["agent"], names["model"]))
+        words += [f"key={text(ours.key[:8])}"] if ours.key else []
+        flow.comment = ours.comment = " ".join(words)
 
-    def _warn(
-        self, flow: http.HTTPFlow, exchange: RequestInFlight, seen: str, miss: Miss | None
+    def _check_rejection(
+        self,
+        flow: http.HTTPFlow,
+        ours: RequestInFlight,
+        response: http.Response,
+        usage: Usage | None,
     ) -> None:
-        """Tell of a session that gets nothing from the cache, or hardly anything any more."""
-        session = exchange.count.session
-        cause = session.main_cause
-        what = "the cache hit rate has collapsed" if seen == COLLAPSED else "nothing was cached"
-        why = f"mostly: {cause}" if cause else "the upstream caches nothing, or spreads requests"
-        help_ = f"; {miss.remedy}" if miss and miss.kind == cause and miss.remedy else ""
-        recent = ", ".join(f"{cached}/{input_}" for cached, input_ in session.recent)
-        who = pairs(session=exchange.identity.session)
-        line = f"{what} in {who}, the last large prompts: {recent}; {why}{help_}"
-        log(logging.WARNING, line, flow.client_conn.peername)
+        """Learn that an endpoint rejects a field that was inserted."""
+        rejections, endpoint = self.state.rejections, ours.endpoint
+        place = endpoint.address, endpoint.path
+        if usage:
+            rejections.accepted(endpoint)
+            return
+        if ours.state == "kept":
+            return
+        body = _error_of(response)
+        for field in [NAME, DIAGNOSIS][: 1 + ours.asked]:
+            if form := rejection(response.status_code, body, field):
+                if rejections.learn(field, endpoint, place):
+                    self._warn_rejection(flow, ours, field, f"{response.status_code}: {form}")
+                return
+        if response.status_code == 400 and rejections.count_400(endpoint, place):  # noqa: PLR2004
+            what = f"three requests with a key in a row got 400 from {text(ours.url)}"
+            how = "if the key is the reason, leave the endpoint out"
+            log(logging.WARNING, f"{what}; {how}{self._filter_without(ours)}")
 
-    def _check_refusal(
-        self, flow: http.HTTPFlow, exchange: RequestInFlight, response: http.Response
+    def _warn_rejection(
+        self, flow: http.HTTPFlow, ours: RequestInFlight, field: str, why: str
     ) -> None:
-        """Send no more of a field to an endpoint that has rejected a request because of it."""
-        content = response.get_content(strict=False) or b""
-        where = exchange.address
-        for field in FIELDS:
-            if form := refusal(response.status_code, content, field):
-                self.state.refused.add((field, exchange.endpoint))
-                what = f"{text(where)} rejects {field} for {pairs(model=exchange.endpoint.model)}"
-                how = f"({response.status_code}: {form}) and gets it no more until a restart"
-                # A URL that is not plain can't go into a command that is to be copied.
-                if field == NAME and text(where) == where:
-                    setting = f"{PREFIX}filter={without(self.state.options.filter, where)}"
-                    how += f"; to make that permanent: --set {shlex.quote(setting)}"
-                log(logging.WARNING, f"{what} {how}", flow.client_conn.peername)
+        what = f"{text(ours.url)} rejects {field} for {pairs(model=ours.endpoint.model)} ({why})"
+        how = "and gets it no more until a restart"
+        how += self._filter_without(ours) if field == NAME else ""
+        log(logging.WARNING, f"{what} {how}", flow.client_conn.peername)
+
+    def _filter_without(self, ours: RequestInFlight) -> str:
+        """Return the option that leaves an endpoint out, in words to copy."""
+        if text(ours.url) != ours.url:
+            return ""  # a URL that is not plain cannot go into a command
+        setting = f"{PREFIX}filter={without(self.state.options.filter, ours.url)}"
+        return f"; to make that permanent: --set {shlex.quote(setting)}"
 
 
-def _facts(
-    flow: http.HTTPFlow, exchange: RequestInFlight, usage: Usage, miss: Miss | None
-) -> RequestFacts:
-    return RequestFacts(
-        time=flow.request.timestamp_start,
-        agent=exchange.identity.agent,
-        model=exchange.endpoint.model,
-        endpoint=exchange.address,
-        key=exchange.key,
+def _finished(ours: RequestInFlight, usage: Usage | None, diagnosis: str) -> FinishedRequest:
+    session, agent, _ = ours.identity
+    return FinishedRequest(
+        time=ours.sent_at,
+        session=session,
+        agent=agent,
+        model=ours.endpoint.model,
+        endpoint=ours.url,
+        key=ours.key,
+        key_state=ours.state,
+        routing=tuple(ours.routing.items()),
+        user=ours.user,
         usage=usage,
-        is_first=exchange.count.row.requests == 1,
-        miss=miss,
+        upstream=ours.upstream,
+        diagnosis=diagnosis,
+        project=project_of(ours.body),
+        body=ours.body,
     )
+
+
+def _error_of(response: http.Response) -> bytes:
+    """Return the body of a response that may be an error, decoded; b"" if it is too large."""
+    raw = response.raw_content or b""
+    if not raw or len(raw) > MAX_SIZE:
+        return b""
+    try:
+        return decode(raw, response.headers.get("content-encoding", ""), MAX_SIZE)
+    except ValueError:
+        return b""

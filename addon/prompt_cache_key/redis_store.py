@@ -1,6 +1,12 @@
 """The mappings that several proxies share, in a server that speaks the Redis protocol.
 
-It has to be Redis 7.0 or newer, or Valkey: older ones refuse a `SET` with both `NX` and `GET`.
+Each proxy offers the key that it knows for a name, or a new one, and takes on the key that the
+server has. So the key that is offered first becomes the key of all proxies: a server that lost its
+memory learns the keys again, and of several keys that were made while the server was away one
+remains. One script does this in one step, on Redis 2.6 and newer and on Valkey.
+
+A request waits up to `TIMEOUT` for the server. While the server is away or too slow, requests go on
+at once with the keys known here, and once a second one request makes its offer all the same.
 """
 
 import asyncio
@@ -26,15 +32,33 @@ PATIENCE = 5.0
 PAUSE = 1.0
 """Seconds from one try to the next while the server is away."""
 
+# Return the key that counts and its milliseconds to live; "" if the name has something else than a
+# key, which is left as it is. A key that has no end gets none: somebody may have wanted it so.
+_SCRIPT = """
+local name, offered, ttl, replace, sliding = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local kind = redis.call('TYPE', name).ok
+local key = kind == 'string' and redis.call('GET', name)
+if kind ~= 'none' and not (key and #key == 36 and not key:find('[^0-9a-f-]')) then
+  return {'', 0}
+end
+if not key or replace == '1' then
+  redis.call('SET', name, offered, 'PX', ttl)
+  return {offered, tonumber(ttl)}
+end
+if sliding == '1' and redis.call('PTTL', name) > 0 then
+  redis.call('PEXPIRE', name, ttl)
+end
+return {key, redis.call('PTTL', name)}
+"""
+
 _PARTS = 10
-_KEY = re.compile(r"[0-9a-f-]{36}")
 _SECRETS = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
 
 
 def stored_name(name: Name) -> str:
-    """Return what a name is called in the store, which shows no session id.
+    """Return the name under which the store has a mapping; it shows no session id.
 
-    `prompt_cache_key:` and the SHA-256, in hex, of the compact ASCII JSON array of the name.
+    It is `prompt_cache_key:` and the SHA-256, in hex, of the compact ASCII JSON array of the name.
     """
     array = json.dumps(name, separators=(",", ":"))
     return f"prompt_cache_key:{hashlib.sha256(array.encode()).hexdigest()}"
@@ -84,26 +108,20 @@ def client(url: str) -> "Redis":
 
 
 class _Offer(NamedTuple):
-    """A mapping to agree on, and how many milliseconds it has to live, as of `now`."""
+    """A mapping to agree on; `ttl` are the milliseconds that it has left, as of `now`."""
 
     name: Name
     mapping: Mapping
     now: float
-    life: int
+    ttl: int
     replace: bool
 
 
 class RedisStore:
     """Makes the mappings in `keys` agree with those of all proxies that use the same server.
 
-    A proxy offers the key that it knows for a name, or a new one, and takes on the one that the
-    server has. So what is offered first becomes everyone's: a server that lost its memory learns
-    it again, and of several keys that were made while it was away one remains.
-
-    A request waits up to `timeout` seconds, and an exchange may take `patience`. While the server
-    is away or too slow, requests go on at once with the keys known here, and once a second at most
-    one has its offer made too; `lost` tells that this is so. `url` is as for `client`. All methods
-    belong into one event loop.
+    `lost` says that the server is away or too slow. `url` is as for `client`. All methods belong
+    into one event loop.
     """
 
     def __init__(self, url: str, keys: Keys, timeout: float = TIMEOUT) -> None:
@@ -116,7 +134,7 @@ class RedisStore:
         self._offers: list[_Offer] = []
         self._exchange: asyncio.Task[bool] | None = None
         self._try_at = 0.0
-        self._told = False
+        self._has_warned = False
 
     def connect(self) -> None:
         """Connect ahead of the first request, and so tell early of a server that is away."""
@@ -165,9 +183,9 @@ class RedisStore:
         if self.lost and now < self._try_at:
             return None
         self._try_at = now + PAUSE
-        # Of what is left of a life nothing is rounded up: it would grow at each hand-over.
-        life = max(1, int(self._keys.remaining(mapping, now) * 1000))
-        self._offers.append(_Offer(name, mapping, now, life, replace))
+        # Not rounded up, or the TTL would grow at each hand-over.
+        ttl = max(1, int(self._keys.remaining(mapping, now) * 1000))
+        self._offers.append(_Offer(name, mapping, now, ttl, replace))
         if len(self._offers) == 1:  # mitmproxy's tasks start at once, so the offer comes first
             self._exchange = asyncio.create_task(self._make_offers(self._exchange))
         if self.lost and self._exchange:
@@ -196,42 +214,34 @@ class RedisStore:
         try:
             async with asyncio.timeout(self.patience):
                 replies = await self._ask(offers)
-            for offer, answer, left in zip(offers, replies[::2], replies[1::2], strict=True):
-                self._take(offer, answer, left)
+            for offer, (key, left) in zip(offers, replies, strict=True):
+                self._take(offer, key, left)
         except Exception as e:  # noqa: BLE001  # whatever happens in there, requests go on
             self._lose(_reason(e))
             return False
         return True
 
     async def _ask(self, offers: list[_Offer]) -> list[Any]:
-        """Return two replies for each offer; with none just see whether the server answers."""
+        """Return key and milliseconds left for each offer; without offers try the connection."""
         if not offers:
             await self._client.ping()
         pipe = self._client.pipeline(transaction=False)
         for offer in offers:
-            name, key = stored_name(offer.name), offer.mapping.key
-            pipe.set(name, key, px=offer.life, nx=not offer.replace, get=not offer.replace)
-            if self._keys.sliding:
-                pipe.pexpire(name, offer.life)
-            else:
-                pipe.pttl(name)
-        replies: list[Any] = await pipe.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, Exception) and not str(reply).startswith("WRONGTYPE"):
-                raise reply
+            flags = int(offer.replace), int(self._keys.sliding)
+            pipe.eval(_SCRIPT, 1, stored_name(offer.name), offer.mapping.key, offer.ttl, *flags)
+        replies: list[Any] = await pipe.execute()
         return replies
 
-    def _take(self, offer: _Offer, answer: Any, left: Any) -> None:
-        """Take on what the server answered: nothing, or OK, where it has taken the offer."""
-        if isinstance(answer, str) and _KEY.fullmatch(answer):
-            offer.mapping.key = answer
-        elif answer not in (None, True):
-            if not self._told:
-                self._told = True
+    def _take(self, offer: _Offer, key: str, left: int) -> None:
+        """Take on the key that the server has, and its age if use does not reset the TTL."""
+        if not key:
+            if not self._has_warned:
+                self._has_warned = True
                 name = stored_name(offer.name)
                 log(logging.WARNING, f"{self._shown} has something else than a key in {name}")
             return
-        if not self._keys.sliding and left >= 0:  # below: it has no end, or is gone
+        offer.mapping.key = key
+        if not self._keys.sliding and left >= 0:  # below: the key has no end, or is gone
             offer.mapping.made = offer.now - max(0, self._keys.ttl - left / 1000)
 
     def _lose(self, why: str) -> None:
@@ -243,7 +253,5 @@ class RedisStore:
 
 def _reason(error: Exception) -> str:
     words = f"{type(error).__name__}: {error}"
-    if "syntax error" in words:
-        words = "it is older than Redis 7.0"
     # The error of an unknown command repeats its arguments, such as the password of AUTH.
     return text(words.partition(", with args")[0])

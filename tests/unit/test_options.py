@@ -42,9 +42,11 @@ def test_each_option_has_a_help_text_of_sentences() -> None:
     [
         {},
         {"ttl": "90s", "sliding": False, "max_sessions": 1, "overwrite": True},
-        {"scope": "user", "keys": "derived", "store": "redis://127.0.0.1", "page": ""},
+        {"scope": "user", "keys": "derived", "store": "redis://127.0.0.1", "page": False},
         {"headers": ["session-id", "X_1!#$%&'*+.^`|~"], "strip": ["attribution", "countdown"]},
-        {"headers": [""], "strip": [""], "page": "/cache/of.me"},
+        {"strip": ["session"]},
+        {"strip": ["auto"], "headers": ["auto"]},
+        {"headers": [""], "strip": [""], "annotate": False},
         {"headers": []},
     ],
 )
@@ -61,7 +63,8 @@ def test_good_values_are_kept(values: dict[str, Any]) -> None:
         ("max_sessions", 0, "0 is less than 1"),
         ("scope", "x", "'x' is not one of auto, session, agent, user"),
         ("keys", "Random\n", r"'Random\n' is not one of random, derived"),
-        ("strip", ["all"], "'all' is not one of attribution, countdown"),
+        ("strip", ["all"], "'all' is not one of auto, attribution, countdown, session"),
+        ("strip", ["auto", "countdown"], "auto stands alone"),
         ("headers", ["ok", "no good"], "'no good' is not a header name"),
         ("headers", ["x\n"], r"'x\n' is not a header name"),
         ("headers", ["ü"], "'ü' is not a header name"),
@@ -69,10 +72,12 @@ def test_good_values_are_kept(values: dict[str, Any]) -> None:
         ("headers", ["auto", "x"], "auto stands alone"),
         *(
             ("headers", [name], f"'{name}' has a meaning of its own and can't carry a key")
-            for name in ("content-length", "Content-Length", "Transfer-Encoding", "host", "te")
+            for name in (
+                *("content-length", "Content-Length", "Transfer-Encoding", "host", "te"),
+                *("api-key", "X-Goog-Api-Key", "content-digest", "Set-Cookie", "x-amz-date"),
+                *("X-Claude-Code-Session-Id", "anthropic-beta", "x-forwarded-for"),
+            )
         ),
-        ("page", "x", "'x' is not a path such as /prompt-cache"),
-        ("page", "/x?y", "'/x?y' is not a path such as /prompt-cache"),
         ("ttl", 60, "its type is not ours"),
         ("sliding", "yes", "its type is not ours"),
         ("headers", "session-id", "its type is not ours"),

@@ -1,61 +1,55 @@
-"""A request that mitmproxy streams: held back until it is whole, then sent on with its key."""
+"""A streamed request body that is held back until it is complete, then sent on with its key.
 
-import math
+With `stream_large_bodies` mitmproxy sends a large request's headers on before its body, so the
+length that they promise has to be right before anything of the body is known. The problem is that
+only some bodies can have a key, and that a length cannot be taken back.
+
+So a body is held back only if its headers show that it is ours to touch: they name a session, say
+`application/json`, and give a length (`streaming/addon.py` decides). The promise is that length
+plus the size of one member, `MEMBER_SIZE`; white space after the JSON fills what the edited body
+does not use, which RFC 8259 allows.
+
+Invariants: exactly as many bytes go out as were promised, whatever becomes of the body; nothing
+goes out before the last byte has come in; an error in the edit sends the body as it came.
+
+Not promised: that the upstream sees a byte before the client has sent its last. An upstream with a
+short time limit for a body's first byte may answer 408.
+"""
+
 from collections.abc import Callable
 
-from prompt_cache_key.body import MEMBER_SIZE, Body
+from prompt_cache_key.body import MEMBER_SIZE
 
 MAX_HELD = 16 << 20
-"""Bytes of a body that are held back. Whether a body has a key of its own shows at its end."""
+"""Bytes of a body that is held back."""
 
 
 class HeldRequest:
-    """Takes a body that comes in chunks, and sends on what `edit` makes of the whole of it.
+    """Holds a body of `length` bytes back, and sends on what `edit` makes of the whole of it.
 
-    `edit` raises ValueError if it can't be done, and then the body goes on as it came. With a
-    `length`, that of what goes in, what comes out is always `MEMBER_SIZE` bytes longer, as the
-    headers have promised: there is white space after the end, which JSON allows. Without one a
-    body larger than `MAX_HELD` goes on as it comes.
-
-    `content` is the body as it came, b"" as long as that is not known; `problem` says why there
-    is no key, and is empty while there may be one.
+    `edit` raises ValueError if the body cannot have a key; `problem` then says why, and is empty
+    otherwise. Its result has at most `MEMBER_SIZE` bytes more than the body.
     """
 
-    def __init__(self, edit: Callable[[bytes], bytes], length: int | None) -> None:
-        self._edit = edit
-        self._is_sized = length is not None
-        self._left = math.inf if length is None else length
-        self._held: list[bytes] | None = []
-        self._size = 0
-        self.content = b""
+    def __init__(self, length: int, edit: Callable[[bytes], bytes]) -> None:
         self.problem = ""
+        self._edit = edit
+        self._left = length
+        self._chunks: list[bytes] = []
 
     def __call__(self, chunk: bytes) -> list[bytes]:
         """Take a chunk, or b"" at the end; return the chunks to be sent on."""
-        self._left -= len(chunk)
-        if self._held is None:
+        if self._left <= 0:
             return [chunk] if chunk else []
-        self._held.append(chunk)
-        self._size += len(chunk)
+        self._left -= len(chunk)
+        self._chunks.append(chunk)
         # b"" is no sure sign of the end: mitmproxy passes on an empty frame of HTTP/2 as well.
-        is_last = self._left <= 0 if self._is_sized else self._size > 0 and not chunk
-        if not is_last and (self._is_sized or self._size <= MAX_HELD):
+        if self._left > 0:
             return []
-        whole, self._held = b"".join(self._held), None
-        if is_last:
-            whole = self._edited(whole)
-        else:
-            self.problem = f"it is streamed, and larger than {MAX_HELD >> 20} MB"
-        return [whole] if whole else []  # an empty one would end a chunked request
-
-    def _edited(self, whole: bytes) -> bytes:
-        self.content = sent = whole
+        whole = edited = b"".join(self._chunks)
+        self._chunks.clear()
         try:
-            # Read whole where the length is not known, for what looks like the end may be none.
-            if self._is_sized or Body(whole).whole:
-                sent = self._edit(whole)
-            if self._is_sized and len(sent) > len(whole) + MEMBER_SIZE:
-                sent, self.problem = whole, "it is streamed, and would grow too much"
+            edited = self._edit(whole)
         except ValueError as e:
             self.problem = str(e)
-        return sent.ljust(len(whole) + MEMBER_SIZE) if self._is_sized else sent
+        return [edited.ljust(len(whole) + MEMBER_SIZE)]

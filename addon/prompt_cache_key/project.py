@@ -1,0 +1,21 @@
+"""Find the project of a request: the last folder of the working directory named in the prompt."""
+
+import json
+import re
+
+# `Primary working directory: /home/me/shop` in the environment section of 2.1.330, and
+# `Working directory: …` before. As it stands in JSON: up to the escape that ends the line.
+_DIRECTORY = re.compile(rb'orking directory: ((?:[^"\\\x00-\x1f]|\\\\|\\u[0-9a-f]{4}){1,1024})')
+_SEPARATOR = re.compile(r"[/\\]+")
+MAX_LENGTH = 64
+"""Characters of a project's name."""
+
+
+def project_of(body: bytes) -> str:
+    """Return the project that a request body names; "" if it names none."""
+    found = _DIRECTORY.search(body)
+    try:
+        directory = json.loads(b'"%b"' % found[1]) if found else ""
+    except ValueError:
+        return ""
+    return _SEPARATOR.split(directory.strip().rstrip("/\\"))[-1][:MAX_LENGTH]
