@@ -23,7 +23,7 @@ Invariants:
 Bounds. Every value is visited at most once at each of `_DEEPEST` levels. Each step, and each kB of
 text that has to be made of JSON, is taken from a `Budget`; when that is used up, or a value nests
 deeper than C code goes, `NotCompared` is raised. The size of the bodies and the number of their
-values are bounded before they are parsed (`judge.parsed`).
+values are bounded before they are parsed (`comparison.parsed`).
 
 Not promised: that an upstream renders what this module thinks. What upstreams do with parts that
 no dialect documents is unknown; every member is compared, so an unknown one counts as prompt.
@@ -47,7 +47,7 @@ TURNS = ("messages", "input")
 """The sections that grow with the conversation."""
 
 MAX_STEPS = 200_000
-"""Steps of one judgement. The longest conversation in tests/data takes 3,000, one of 4 MB 60,000."""
+"""Steps that one judgement may take."""
 
 # OpenAI Responses: the upstream remembers what came before `input`.
 _REMEMBERED = ("previous_response_id", "conversation")
@@ -70,7 +70,7 @@ Place = tuple[str | int, ...]
 Pair = tuple[Place, Any, Any]
 
 
-class NotCompared(ValueError):  # noqa: N818  # what happened, as a caller reads it
+class NotCompared(ValueError):  # noqa: N818  # reads as the words that are shown
     """Two bodies have too many values to compare, or nest too deep."""
 
 
@@ -138,9 +138,7 @@ class Shared(NamedTuple):
         return _chars(self.parts.copy(), budget or Budget())
 
 
-def compare(
-    before: dict[str, Any], after: dict[str, Any], budget: Budget | None = None
-) -> Shared:
+def compare(before: dict[str, Any], after: dict[str, Any], budget: Budget | None = None) -> Shared:
     """Find how far the prompt of `before` is the start of the prompt of `after`.
 
     Both are parsed bodies of one dialect (Anthropic Messages, OpenAI Chat, OpenAI Responses).
@@ -194,6 +192,16 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else _encode(value)
 
 
+def spelled(value: Any, budget: Budget) -> str:
+    """Return `as_text` of a value within a budget."""
+    try:
+        text = as_text(value)
+    except RecursionError:
+        raise NotCompared("nested too deep") from None
+    budget.spend(len(text) >> 10)
+    return text
+
+
 def _depth(
     before: dict[str, Any], after: dict[str, Any], end: Difference | None, budget: Budget
 ) -> tuple[int, int, int, int]:
@@ -230,11 +238,11 @@ def _walk(
         if _same(old, new):
             held.append((place, old))
             continue
-        inner = _pairs(place, old, new)
+        inner = _pairs(place, old, new) if len(place) < _DEEPEST else None
         if inner is not None:
             stack.append(inner)
             continue
-        old_text, new_text = _spelled(old, budget), _spelled(new, budget)
+        old_text, new_text = spelled(old, budget), spelled(new, budget)
         at = _common(old_text, new_text)
         held.append((place, old_text[:at]))
         if old_text != new_text:
@@ -251,19 +259,8 @@ def _same(old: Any, new: Any) -> bool:
         raise NotCompared("nested too deep") from None
 
 
-def _spelled(value: Any, budget: Budget) -> str:
-    try:
-        text = as_text(value)
-    except RecursionError:
-        raise NotCompared("nested too deep") from None
-    budget.spend(len(text) >> 10)
-    return text
-
-
 def _pairs(place: Place, old: Any, new: Any) -> Iterator[Pair] | None:
     """Return what to compare one by one, or None: compare these two as a whole."""
-    if len(place) == _DEEPEST:
-        return None
     if isinstance(old, dict) and isinstance(new, dict):
         if not _is_parted(place):
             return None
@@ -317,14 +314,15 @@ def _chars(todo: list[tuple[Place, Any]], budget: Budget) -> int:
     """Return how many characters of prompt there are in these places' values. Empties the list."""
     chars = 0
     while todo:
-        budget.spend()
         place, value = todo.pop()
         if len(place) > 1 and place[-1] in _OPAQUE:
             continue
         if isinstance(value, list) and len(place) <= _DEEPEST:
+            budget.spend(len(value))
             todo += [((*place, 0), item) for item in value]
         elif isinstance(value, dict) and _is_parted(place):
+            budget.spend(len(value))
             todo += [((*place, key), member) for key, member in _members(value).items()]
         else:
-            chars += len(_spelled(value, budget))
+            chars += len(spelled(value, budget))
     return chars
