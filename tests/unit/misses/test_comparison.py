@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.misses.comparison import (
-    MAX_BRACES,
     MAX_COMPARED,
     MAX_MARKS,
+    MAX_OPENINGS,
     MAX_SIZE,
     nearest,
     parsed,
@@ -84,15 +84,16 @@ def test_anthropic_caches_neither_attribution_nor_deferred_tools(is_anthropic: b
     [
         (b"\xef\xbb\xbf{}", {}),
         (b'{"a":12}', {"a": 12}),
+        (b'{"a":1.5}', {"a": 1.5}),
         (b'{"a":' + b"9" * 30 + b"}", {"a": 1e30}),
         (b"[]", None),
         (b"{1}", None),
         (b"\xff", None),
         (b"[" * 99_999, None),
         (b"{" + b" " * MAX_SIZE + b"}", None),
-        (b'{"a":[' + b"{}," * MAX_BRACES + b"{}]}", None),
+        (b'{"a":[' + b"{}," * MAX_OPENINGS + b"{}]}", None),
         (b'{"a":[' + b"0," * MAX_MARKS + b"0]}", None),
-        (b'{"a":[' + b"[]," * (MAX_MARKS // 2) + b"0]}", None),
+        (b'{"a":[' + b"[]," * MAX_OPENINGS + b"0]}", None),
     ],
 )
 def test_bodies_are_bounded_before_they_are_parsed(raw: bytes, members: Object | None) -> None:

@@ -25,7 +25,7 @@ ATTRIBUTED = [
     for time in (0, 1)
 ]
 DEEP = b'{"messages":' + b"[" * 5000 + b"]" * 5000 + b"}"
-MANY = b'{"messages":[' + b"0," * 250_000 + b"%d]}"
+MANY = b'{"messages":[' + b"0," * 240_000 + b"%d]}"
 PLACE = ", at tools[0].name, character 0; the upstream reports hit="
 
 

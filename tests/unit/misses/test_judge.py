@@ -115,7 +115,7 @@ def test_routing_header(before: Any, after: Any, was: str, is_: str) -> None:
 
 LARGE = b'{"model":"m"' + b" " * MAX_SIZE + b"}"
 DEEP = b'{"messages":' + b"[" * 5000 + b"1" + b"]" * 5000 + b"}"
-MANY = b'{"messages":[' + b"0," * 250_000 + b"%d]}"
+MANY = b'{"messages":[' + b"0," * 240_000 + b"%d]}"
 WORDS = b'{"tools":[' + b'{"content":[' * 5000 + b'"1"' + b"]}" * 5000 + b"]}"
 
 
