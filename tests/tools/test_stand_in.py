@@ -30,7 +30,7 @@ def test_answers_count_by_the_rules_of_the_model() -> None:
         other = ask(client, PROMPT[: 4 * 1024], prompt_cache_key="k")
     assert answer.status == 200
     assert ANSWER.encode() in answer.body
-    assert usage(answer.body) == (2048, 1920, None, len(ANSWER) // 4)
+    assert usage(answer.body) == (2048, 1920, None, len(ANSWER) // 4, True)
     read = [found and found.cached for found in map(usage, (kept.body, dropped.body, other.body))]
     assert read == [1024, 0, 0]
     assert stand_in.counts == {"gpt-5.4": Counts(5, 1920 + 2048 + 3 * 1024, 1920 + 1024)}

@@ -58,6 +58,8 @@ class Usage(NamedTuple):
     cached: int | None
     written: int | None
     output: int | None
+    is_certain: bool = True
+    """Whether the prompt count is decided; if not, no miss is judged."""
 
     @property
     def hit(self) -> float | None:
