@@ -59,20 +59,19 @@ class EventStream:
         buffer = self._buffer
         new = max(len(buffer) - _LONGEST, 0)
         buffer += chunk
-        if not self._by_line:
-            _part_events(buffer, new)
+        _part_events(buffer, new)
         end = buffer.rfind(b"\n\n", new)
         if end >= 0:
             yield from self._events(end)
             del buffer[: end + 2]
             self._by_line = False
-        limit = self._max_size + 1  # with the first of two newlines
+        limit = self._max_size + _LONGEST  # an event is known to have ended a little later
         if self._by_line or len(buffer) > limit:
             stop = buffer.rfind(b"\n", new if self._by_line else 0)
             self._by_line = True
             if stop > 0:
                 yield from self._lines(buffer, 0, stop)
-                del buffer[:stop]
+                del buffer[: stop - 1]  # a closing brace stays for `_part_events`
             if len(buffer) > limit:
                 buffer[:] = b"-"  # the rest of the line is none of a field's
 

@@ -8,10 +8,11 @@ Codex backend sends events without a Content-Type, others call them `text/plain`
 The result is a `Report`: the counts as the response names them. What its prompt count includes is
 for `accounting` to decide.
 
-Nothing that is fed raises, and all work is bounded. A body is read in steps of 64 kB on the wire. If
-a step decodes to more than `MAX_DECODED` bytes, or the body to more than `MAX_BODY`, the rest of it
-is `unread`. A JSON text is not parsed if it is larger than `MAX_SIZE`, or if it would take longer
-than is left of the step's `MAX_WORK`: an event is skipped then, a JSON body `unread`.
+Nothing that is fed raises, and all work is bounded: 64 kB on the wire, which is what mitmproxy
+hands over at a time, take at most 60 ms, whatever is in them. If they decode to more than
+`MAX_DECODED` bytes, or the body to more than `MAX_BODY`, the rest of the body is `unread`. A JSON
+text is not parsed if it is larger than `MAX_SIZE`, or if it would take longer than is left of
+`MAX_WORK`: an event is skipped then, a JSON body `unread`.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ MAX_BODY: Final = 64 << 20
 """Bytes that one coded body may decode to: the events of a long answer are 50 MB."""
 
 MAX_DECODED: Final = 8 << 20
-"""Bytes that one step of coded bytes may decode to; events of real answers become 1.5 MB."""
+"""Bytes that 64 kB on the wire may decode to; events of real answers become 1.5 MB."""
 
 MAX_WORK: Final = 50_000_000
-"""Estimated nanoseconds that the JSON of one step may take to parse."""
+"""Estimated nanoseconds that the JSON of 64 kB on the wire may take to parse."""
 
 _STEP = 1 << 16  # bytes on the wire; the chunks of mitmproxy are no larger
 _MAX_ID = 256  # characters; OpenAI's are 50, gateways' that hold another one under 200
@@ -60,6 +61,7 @@ _WRITTEN = (
     "cache_write_tokens",  # OpenAI since GPT-5.6, and OpenRouter, in the details
     "cache_creation_input_tokens",  # Anthropic
 )
+_ANTHROPIC = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _PROMPT = ("prompt_tokens", "input_tokens", *_READ, *_WRITTEN)
 _OUTPUT = ("completion_tokens", "output_tokens")
 _UNCACHED = ("prompt_cache_miss_tokens", "prompt_n")  # DeepSeek, llama.cpp
@@ -349,7 +351,7 @@ def _report(seen: dict[str, int], *, is_complete: bool) -> Report | None:
     if not (prompt or cached or written):
         return None
     # In Anthropic's dialect Kimi includes the cached tokens, and names them as OpenAI does.
-    included = ("prompt_tokens", *(name for name in _READ if name != "cache_read_input_tokens"))
+    included = ("prompt_tokens", *_READ, *_WRITTEN)
     return Report(
         prompt,
         cached,
@@ -357,7 +359,7 @@ def _report(seen: dict[str, int], *, is_complete: bool) -> Report | None:
         _most(seen, _OUTPUT),
         seen.get("total_tokens"),
         uncached,
-        excludes_cache=not any(map(seen.get, included)),
+        excludes_cache=not any(seen.get(name) for name in included if name not in _ANTHROPIC),
         is_complete=is_complete,
     )
 
