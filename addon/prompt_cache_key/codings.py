@@ -47,11 +47,13 @@ def decode(body: bytes, content_encoding: str, max_size: int) -> bytes:
     decoded = b"".join(undo.decode(body))
     if not undo.is_complete:
         raise ValueError(f"{undo.name} is cut off")
+    if len(decoded) > max_size:
+        raise ValueError(f"a body of over {max_size} bytes")
     return decoded
 
 
 def decoder(content_encoding: str, max_size: int) -> Decoder:
-    """Return the decoder for a Content-Encoding header.
+    """Return the decoder for a Content-Encoding header, of bodies that decode to `max_size` bytes.
 
     ValueError if the coding is unknown, if its library is missing, or if there are several.
     """
@@ -62,18 +64,34 @@ def decoder(content_encoding: str, max_size: int) -> Decoder:
         raise ValueError(f"content-encoding {text(coding)} is unknown") from None
 
 
-class Decoder(ABC):
-    """Decodes one body that arrives in chunks, cut anywhere, to at most `max_size` bytes.
+class Decoder:
+    """Decodes one body that arrives in chunks, cut anywhere; this one has no coding."""
 
-    `step` is how many coded bytes a library gets at a time.
-    """
+    def __init__(self, coding: str, max_size: int) -> None:
+        self.name = f"content-encoding {coding}"
+        self._max_size = max_size
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the body may end here."""
+        return True
+
+    def decode(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield what the next bytes of the body decode to, piece by piece.
+
+        ValueError if they are corrupt, or if a coded body has become larger than `max_size`.
+        """
+        yield chunk
+
+
+class _Coded(Decoder, ABC):
+    """Decodes a body of members; `step` is how many coded bytes a library gets at a time."""
 
     step: int
     error: type[Exception] = zlib.error
 
     def __init__(self, coding: str, max_size: int) -> None:
-        self.name = f"content-encoding {coding}"
-        self._max_size = max_size
+        super().__init__(coding, max_size)
         self._decoded = 0
         self._members = 0
         self._member: Any = None
@@ -84,10 +102,7 @@ class Decoder(ABC):
         return not self._member
 
     def decode(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield what the next bytes of the body decode to, piece by piece.
-
-        ValueError if they are corrupt, or if the body has become larger than `max_size`.
-        """
+        """Yield what the next bytes decode to, piece by piece."""
         for start in range(0, len(chunk), self.step):
             rest = chunk[start : start + self.step]
             while rest:
@@ -116,21 +131,7 @@ class Decoder(ABC):
         yield self._member.decompress(coded)
 
 
-class Identity(Decoder):
-    """No coding."""
-
-    def decode(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield the chunk itself."""
-        self._decoded += len(chunk)
-        if self._decoded > self._max_size:
-            raise ValueError(f"a body of over {self._max_size} bytes")
-        yield chunk
-
-    def _open(self, _first: int, /) -> Any:
-        raise NotImplementedError
-
-
-class Gzip(Decoder):
+class _Gzip(_Coded):
     """One member after another; 1 kB is 1 MB at most."""
 
     step = 1 << 10
@@ -140,7 +141,7 @@ class Gzip(Decoder):
         return zlib.decompressobj(zlib.MAX_WBITS | 32)
 
 
-class Deflate(Decoder):
+class _Deflate(_Coded):
     """With zlib's header (RFC 9110) or bare, which is as common; 1 kB is 1 MB at most."""
 
     step = 1 << 10
@@ -150,7 +151,7 @@ class Deflate(Decoder):
         return zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
 
 
-class Brotli(Decoder):
+class _Brotli(_Coded):
     """One stream, with nothing behind it; a block of 16 MB is 13 bytes at least."""
 
     step = 1 << 3
@@ -179,7 +180,7 @@ class Brotli(Decoder):
             yield (data := self._stream.process(b"", **self._limit))
 
 
-class Zstd(Decoder):
+class _Zstd(_Coded):
     """One frame after another; a block of 128 kB is 4 bytes at least."""
 
     step = 1 << 7
@@ -195,13 +196,13 @@ class Zstd(Decoder):
 
 
 CODINGS: dict[str, type[Decoder]] = {
-    "": Identity,
-    "identity": Identity,
-    "gzip": Gzip,
-    "x-gzip": Gzip,
-    "deflate": Deflate,
-    "br": Brotli,
-    "zstd": Zstd,
+    "": Decoder,
+    "identity": Decoder,
+    "gzip": _Gzip,
+    "x-gzip": _Gzip,
+    "deflate": _Deflate,
+    "br": _Brotli,
+    "zstd": _Zstd,
 }
 
 

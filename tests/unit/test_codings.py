@@ -87,7 +87,7 @@ def test_broken_bodies(coding: str) -> None:
 
 @pytest.mark.parametrize("coding", ["", "identity", " Identity "])
 def test_no_coding(coding: str) -> None:
-    assert decode(BODY, coding, len(BODY)) == in_pieces(coding, [BODY[:9], BODY[9:]]) == BODY
+    assert decode(BODY, coding, len(BODY)) == in_pieces(coding, [BODY[:9], BODY[9:]], 0) == BODY
     with pytest.raises(ValueError, match=r"^a body of over 9 bytes$"):
         decode(b"0123456789", coding, 9)
 
