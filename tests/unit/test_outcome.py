@@ -32,6 +32,12 @@ def test_usage(context: Context, log: Log) -> None:
         "input=2048 cached=1920 hit=94%"
     ]
     context.answer(flow := context.send(), b'{"usage":{"prompt_tokens":9}}')
+    assert "input=9 cached=0 hit=0%" in log()[-1]
+    assert flow.comment.startswith("0% 0/9 ")
+
+
+def test_usage_without_cached_tokens(context: Context, log: Log) -> None:
+    context.answer(flow := context.send(), b'{"usage":{"prompt_tokens":9}}')
     assert "input=9 cached=? hit=?" in log()[-1]
     assert flow.comment.startswith("? ?/9 ")
 
@@ -41,7 +47,7 @@ def test_unread_coding_is_a_debug_line_once(context: Context, log: Log) -> None:
         context.answer(context.send(), b"?", content_encoding="x\x9b")
     assert of_level("DEBUG", log()) == [
         "DEBUG [prompt-cache] https://api.example.com/v1/messages, "
-        'usage is not read: content-encoding "x\\u009b"'
+        'usage is not read: content-encoding "x\\u009b" is unknown'
     ]
 
 
