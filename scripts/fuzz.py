@@ -32,7 +32,7 @@ with atheris.instrument_imports(["prompt_cache_key"]) if atheris else nullcontex
         MAX_LENGTH,
         SESSION_HEADER,
         Identity,
-        find,
+        find_identity,
         find_user,
     )
     from prompt_cache_key.misses.judge import Sent, judge
@@ -228,7 +228,9 @@ def check_speaker(raw: bytes, _: list[int]) -> None:
     headers = Headers([(SESSION_HEADER, end), (AGENT_HEADER, end)])
     with suppress(ValueError):
         body = Body(raw)
-        for identity in filter(None, (find(headers, body), find(Headers(), body))):
+        for identity in filter(
+            None, (find_identity(headers, body), find_identity(Headers(), body))
+        ):
             for text in identity:
                 expect(text and text.isprintable() and len(text) <= MAX_LENGTH)
         for user in filter(None, [find_user(body)]):

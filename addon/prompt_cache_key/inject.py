@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 from mitmproxy import http
 
 from prompt_cache_key.body import NAME, Body
-from prompt_cache_key.identity import Identity, find, find_user, is_raw_user_id
+from prompt_cache_key.identity import Identity, find_identity, find_user, is_raw_user_id
 from prompt_cache_key.in_flight import Endpoint, RequestInFlight
 from prompt_cache_key.keys import Name, name_of
 from prompt_cache_key.log import log, pairs
@@ -82,7 +82,7 @@ class Injector:
 
         ValueError if it can't be told whose it is and its own key is bad.
         """
-        identity, bridge = find(flow.request.headers, body), self.state.bridge
+        identity, bridge = find_identity(flow.request.headers, body), self.state.bridge
         if not self.state.options.bridge:
             return identity, None
         place = flow.request.host, flow.request.port
