@@ -131,47 +131,33 @@ CUT = [
         for length in range(len(f'{{"device_id":"{DEVICE}","account_uuid":"'), len(JSON))
     ),
 ]
-# What looks like it, and is a client's own.
-OWN = [
-    *[
-        ID,
-        f"cc-{ID}",
-        "claudish_cc8380a7c3a87932d74c205fa40fdb62",
-        f"my_{TEXT}",
-        "",
-        " ",
-        "{",
-        "{}",
-    ],
-    *['{"tenant":1}', f'{{"session_id":"{ID}"}}', f'{{"tenant":"{"a" * 52}', '{"device_id":"d"}'],
-    *[
-        f"acme_session_{ID}",
+# JSON that shows the session of Claude Code, and is no complete user id.
+SESSION_ALONE = [
+    f'{{"session_id":"{ID}"}}',
+    JSON.replace(DEVICE, "d"),
+    JSON.replace(ACCOUNT, "me"),
+    JSON.replace("account_uuid", "a"),
+]
+# What looks like a user id, and is another program's.
+OTHERS = [
+    *(ID, f"cc-{ID}", "claudish_cc8380a7c3a87932d74c205fa40fdb62", "", " ", "{", "{}", "{1}"),
+    *(
         "alice_session_1",
+        "bob_session_1",
+        f"acme_session_{ID}",
         "user_session_1",
         "user_d_account_",
-        f"user_{'d' * 58}",
-    ],
-    *[f"user_{'d' * 60}", f"user_{DEVICE}", f"user_{DEVICE}_session_{ID}", f"user_{'D' * 59}"],
-    *[
-        f"user_{DEVICE}_account_me",
-        f"user_{DEVICE}_account_{ACCOUNT}_team_{ID}",
-        f"user_{'d' * 63}_account_",
-    ],
-    *[
-        f"{TEXT}0",
-        f"{TEXT}\n",
-        f" {TEXT}",
-        f"{TEXT} ",
-        TEXT.upper(),
-        f"{JSON}x",
-        f" {JSON}",
-        f"[{JSON}]",
-    ],
-    *[TEXT.replace(ACCOUNT, "me"), TEXT.replace(ID, "x"), NO_ACCOUNT.replace(ID, "g"), TEXT[1:65]],
-    *[JSON.replace(ID, ID[:-1]), JSON.replace(ID, f"{ID} "), JSON.replace(DEVICE, "d"), JSON[1:65]],
-    *[JSON.replace(f'"{ID}"', "1"), JSON.replace(ACCOUNT, "me"), JSON.replace("account_uuid", "a")],
+    ),
+    *('{"tenant":1}', f'{{"tenant":"{"a" * 52}', '{"device_id":"d"}', f'{{"a":{"[" * 9000}'),
+    *(f"user_{'d' * length}" for length in (58, 60, 64)),
+    *(f"user_{'D' * 59}", f"user_{'d' * 63}_account_", f"user_{DEVICE}_session_{ID}"),
+    *(f"user_{DEVICE}_account_me", f"user_{DEVICE}_account_{ACCOUNT}_team_{ID}"),
+    *(f"my_{TEXT}", f"{TEXT}0", f"{TEXT}\n", f" {TEXT}", f"{TEXT} ", TEXT.upper(), TEXT[1:65]),
+    *(TEXT.replace(ACCOUNT, "me"), TEXT.replace(ID, "x"), NO_ACCOUNT.replace(ID, "g")),
+    *(f"{JSON}x", f" {JSON}", f"[{JSON}]", JSON[1:65], JSON.replace(f'"{ID}"', "1")),
+    *(JSON.replace(ID, ID[:-1]), JSON.replace(ID, f"{ID} "), JSON.replace(ID, ID.upper())),
     f"{JSON[:-1]}{' ' * 20_000}}}",  # too long to be parsed
-    f'{{"a":{"[" * 9000}',
+    *(None, 1, True, ["{"], OBJECT),
 ]
 
 
@@ -179,13 +165,10 @@ def test_a_user_id_whole_or_cut_is_a_raw_user_id() -> None:
     assert [key for key in [*COMPLETE, *CUT] if not is_raw_user_id(key)] == []
 
 
-@pytest.mark.parametrize(
-    "key", [*OWN, None, 1, True, ["{"], OBJECT], ids=lambda key: repr(key)[:40]
-)
+@pytest.mark.parametrize("key", [*SESSION_ALONE, *OTHERS], ids=lambda key: repr(key)[:40])
 def test_a_clients_own_key_is_no_raw_user_id(key: Any) -> None:
     assert not is_raw_user_id(key)
     assert not find_identity(Headers(), body(key=key))
-    assert not find_user(body(key=key))
 
 
 @pytest.mark.parametrize("user_id", COMPLETE, ids=repr)
@@ -200,20 +183,22 @@ def test_a_complete_user_id_shows_session_and_user_wherever_it_stands(user_id: s
         assert find_user(of) == (account, DEVICE)
 
 
-@pytest.mark.parametrize("user_id", [*CUT, *OWN, OBJECT], ids=lambda value: repr(value)[:40])
-def test_what_is_no_complete_user_id_shows_no_user(user_id: Any) -> None:
-    assert find_user(body(user=user_id, key=user_id)) is None
+@pytest.mark.parametrize("user", SESSION_ALONE)
+def test_json_in_user_shows_the_session_by_its_name(user: str) -> None:
+    assert find_identity(Headers(), body(user=user)) == Identity(ID, "main", "user")
+
+
+@pytest.mark.parametrize("user", [*CUT, *OTHERS], ids=lambda user: repr(user)[:40])
+def test_what_is_no_whole_user_id_shows_no_session_in_user(user: Any) -> None:
+    # What is left of a cut one would be shared by strangers.
+    assert find_identity(Headers(), body(user=user)) is None
 
 
 @pytest.mark.parametrize(
-    "user", [*CUT, *OWN, OBJECT, {"session_id": ID}], ids=lambda value: repr(value)[:40]
+    "user_id", [*CUT, *SESSION_ALONE, *OTHERS], ids=lambda user_id: repr(user_id)[:40]
 )
-def test_what_shows_no_whole_session_in_user_shows_none(user: Any) -> None:
-    # What is left of it would be shared by strangers, or is another program's.
-    is_whole = isinstance(user, str) and f'"session_id":"{ID}"' in user and user.endswith("}")
-    is_whole = is_whole and user.startswith("{") and len(user) < 1000
-    identity = Identity(ID, "main", "user") if is_whole else None
-    assert find_identity(Headers(), body(user=user)) == identity
+def test_what_is_no_complete_user_id_shows_no_user_in_user_and_key(user_id: Any) -> None:
+    assert find_user(body(user=user_id, key=user_id)) is None
 
 
 @pytest.mark.parametrize(
