@@ -37,7 +37,7 @@ with atheris.instrument_imports(["prompt_cache_key"]) if atheris else nullcontex
     )
     from prompt_cache_key.misses.judge import Sent, judge
     from prompt_cache_key.misses.prefix import compare
-    from prompt_cache_key.rejections.forms import refusal
+    from prompt_cache_key.rejections.forms import rejection
     from prompt_cache_key.streaming.held_request import HeldRequest
     from prompt_cache_key.strip import STRIPPED, strip
     from prompt_cache_key.usage.reader import Usage, UsageReader
@@ -260,7 +260,7 @@ def check_usage(raw: bytes, cuts: list[int]) -> None:
 
 def check_refusal(raw: bytes, _: list[int]) -> None:
     """Expect that an error is refused in words of ours."""
-    found = refusal(400, raw)
+    found = rejection(400, raw)
     expect(found.isascii() and found.isprintable() and len(found) <= 40)  # noqa: PLR2004
     expect(not found or NAME.encode() in raw)
 

@@ -14,7 +14,7 @@ from prompt_cache_key.message_body import sent_content
 from prompt_cache_key.misses.judge import Sent
 from prompt_cache_key.misses.miss import Miss
 from prompt_cache_key.options import PREFIX, without
-from prompt_cache_key.rejections.forms import refusal
+from prompt_cache_key.rejections.forms import rejection
 from prompt_cache_key.state import State
 from prompt_cache_key.stats.facts import RequestFacts
 from prompt_cache_key.stats.totals import COLLAPSED, percent
@@ -130,7 +130,7 @@ class Outcome:
         content = response.get_content(strict=False) or b""
         where = exchange.address
         for field in FIELDS:
-            if form := refusal(response.status_code, content, field):
+            if form := rejection(response.status_code, content, field):
                 self.state.refused.add((field, exchange.endpoint))
                 what = f"{text(where)} rejects {field} for {pairs(model=exchange.endpoint.model)}"
                 how = f"({response.status_code}: {form}) and gets it no more until a restart"

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prompt_cache_key.rejections.forms import refusal
+from prompt_cache_key.rejections.forms import rejection
 
 KEY = "prompt_cache_key"
 EXTRA = "extra inputs are not permitted"
@@ -140,52 +140,54 @@ def body(value: Any) -> bytes:
 @FORMS
 def test_rejections(error: Any, form: str) -> None:
     for status in (400, 422):
-        assert refusal(status, body(error)) == form
-        assert refusal(status, json.dumps(error, indent=2).encode("utf-8-sig")) == form
+        assert rejection(status, body(error)) == form
+        assert rejection(status, json.dumps(error, indent=2).encode("utf-8-sig")) == form
     for status in (200, 401, 404, 413, 429, 500):
-        assert refusal(status, body(error)) == ""
-    assert refusal(400, body(error), "prompt_cache") == ""
-    assert refusal(400, body(error).replace(KEY.encode(), b"store_x"), "store_x") == form
+        assert rejection(status, body(error)) == ""
+    assert rejection(400, body(error), "prompt_cache") == ""
+    assert rejection(400, body(error).replace(KEY.encode(), b"store_x"), "store_x") == form
 
 
 @pytest.mark.parametrize("wrapper", WRAPPED)
 @FORMS
 def test_rejections_in_a_gateways_message(error: Any, form: str, wrapper: str) -> None:
     inner = json.dumps(error)
-    assert refusal(400, body(said(wrapper % inner))) == form
-    assert refusal(400, body(said(wrapper % repr(json.dumps(error, indent=1).encode())))) == form
-    assert refusal(400, (wrapper % inner).encode()) == form
-    assert refusal(400, body({"error": {"message": "Provider error", "metadata": {"raw": inner}}}))
+    assert rejection(400, body(said(wrapper % inner))) == form
+    assert rejection(400, body(said(wrapper % repr(json.dumps(error, indent=1).encode())))) == form
+    assert rejection(400, (wrapper % inner).encode()) == form
+    assert rejection(
+        400, body({"error": {"message": "Provider error", "metadata": {"raw": inner}}})
+    )
 
 
 def test_python_bytes() -> None:
     inner = '{"error":\n {"x": "é \'quoted\' \\"x\\" \\\\n", "message": "KEY"}}'
     inner = inner.replace("KEY", f"{KEY}: extra fields not permitted")
     assert repr(inner.encode()).startswith("b'")
-    assert refusal(400, body(said(f"litellm.XError: {inner.encode()!r}"))) == EXTRA
+    assert rejection(400, body(said(f"litellm.XError: {inner.encode()!r}"))) == EXTRA
 
 
 @pytest.mark.parametrize("wrapper", WRAPPED + PYTHON)
 def test_messages_in_a_gateways_message(wrapper: str) -> None:
     for message in (f"{KEY}: Extra inputs are not permitted", f"Unsupported parameter: {KEY}"):
-        assert refusal(400, body(said(wrapper % message)))
-        assert refusal(400, (wrapper % message).encode())
+        assert rejection(400, body(said(wrapper % message)))
+        assert rejection(400, (wrapper % message).encode())
 
 
 @pytest.mark.parametrize("error", LOOKALIKES, ids=str)
 def test_lookalikes(error: Any) -> None:
     for status in (400, 422):
-        assert refusal(status, body(error)) == ""
+        assert rejection(status, body(error)) == ""
         for wrapper in WRAPPED:
-            assert refusal(status, body(said(wrapper % json.dumps(error)))) == ""
+            assert rejection(status, body(said(wrapper % json.dumps(error)))) == ""
 
 
 def test_a_member_of_the_field_is_the_field() -> None:
     member = "prompt_cache_options.comparison_response_id"
     error = {"error": {"message": f"Unknown parameter: '{member}'.", "param": member}}
     for value in (error, said(f"Unknown parameter: '{member}'.")):
-        assert refusal(400, body(value), "prompt_cache_options")
-        assert refusal(400, body(value)) == ""
+        assert rejection(400, body(value), "prompt_cache_options")
+        assert rejection(400, body(value)) == ""
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_a_member_of_the_field_is_the_field() -> None:
     ids=range(16),
 )
 def test_hostile_errors(content: bytes) -> None:
-    assert refusal(400, content) == ""
+    assert rejection(400, content) == ""
 
 
 MARKS = ["'", '"', "b'", "{", "}", "[", "\\", "400: ", "Error: ", ", ", "\n"]
@@ -226,5 +228,5 @@ ERRORS = st.recursive(
 @given(ERRORS, st.integers(0, 60), st.binary(max_size=3))
 def test_nothing_raises(error: Any, place: int, noise: bytes) -> None:
     content = body([KEY, error])
-    assert isinstance(refusal(400, content), str)
-    assert isinstance(refusal(400, content[:place] + noise + content[place:]), str)
+    assert isinstance(rejection(400, content), str)
+    assert isinstance(rejection(400, content[:place] + noise + content[place:]), str)
