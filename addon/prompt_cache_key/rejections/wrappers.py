@@ -23,7 +23,6 @@ from typing import Any
 
 MAX_LAYERS = 24
 _WINDOW = 250  # characters before the end in which a closer begins
-_MAX_TRIES = 3  # to read what is left of a message as a value
 _MAX_PYTHON = 4096  # characters of a value as Python writes it
 
 # Names of gateways and vendors, such as Portkey puts in front: "openai error: …".
@@ -107,7 +106,7 @@ _LONG_CLOSERS = [
     (begin, re.compile(re.escape(begin) + rest, re.DOTALL))
     for begin, rest in (
         # LiteLLM's router: the model asked for, its fallbacks, and the last one's own error
-        ("Received Model Group=", r"\S{0,300}(?:\n.{0,20000})?"),
+        ("Received Model Group=", r"[^\s\"'\\]{0,300}(?:\n.{0,20000})?"),
         (
             "No fallback model group found for original model_group=",
             r"\S{1,300}(?: Fallbacks=(?:None|\[[^\n]{0,5000}\]|\{[^\n]{0,5000}\}))?\.?",
@@ -119,19 +118,19 @@ _LONG_CLOSERS = [
     )
 ]
 
-# An exception as Python writes it, bytes as Python writes them.
+# Bytes and an exception as Python writes them.
 _PYTHON_CALL = re.compile(
     rf"(?:b|{_NOT_OF_TEXT}\w{{1,60}}(?:Error|Exception)\()(?=[\"'])", re.IGNORECASE
 )
-# The parts of a Python value that JSON writes otherwise. A string that does not end takes the rest.
+# What Python writes otherwise than JSON, and brackets. A string that does not end takes the rest.
 _PYTHON = re.compile(
     r"""'((?:[^'\\]|\\.)*)(?:'|\\?\Z) | "((?:[^"\\]|\\.)*)(?:"|\\?\Z)
-      | \b(None|True|False)\b | (\() | ,?\s?(\))""",
+      | \b(None|True|False)\b | ([\[{(]) | ,?\s?([\]})])""",
     re.VERBOSE | re.DOTALL,
 )
 _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|.)", re.DOTALL | re.IGNORECASE)
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
-_NAMES = {"None": "null", "True": "true", "False": "false"}
+_AS_JSON = {"None": "null", "True": "true", "False": "false", "(": "[", ")": "]"}
 _JSON = json.JSONDecoder(strict=False)
 
 
@@ -139,43 +138,29 @@ def unwrapped(message: str) -> tuple[list[str], Any]:
     """Return a message, what is left of it after each wrapper, and the value inside or None."""
     text = message.strip()
     messages: list[str] = []
-    tries = _MAX_TRIES
-    while text and len(messages) < MAX_LAYERS:
+    while len(messages) < MAX_LAYERS:
         messages.append(text)
-        if tries and _may_be_value(text):
-            tries -= 1
-            if (value := _value(text)) is not None:
-                return messages, value
-        if opener := _OPENER.match(text):
-            text = text[opener.end() :].lstrip()
-        elif (end := _end(text)) < len(text):
-            text = text[:end].rstrip(" \n\r\t.;,")
-        else:
+        value, end = _leading_value(text)
+        if value is not None and not _opened(text[end:])[-1]:
+            return messages, value
+        opener = _OPENER.match(text)
+        if not opener:
             break
-    return messages, None
+        text = text[opener.end() :].lstrip()
+    return messages + _opened(text)[1:], None
 
 
-def _may_be_value(text: str) -> bool:
-    """Whether a text may be a value as a whole.
-
-    A text in JSON's quotes is none: in a message a user may be quoted so.
-    """
-    is_object = text[0] + text[-1] in ("{}", "[]")
-    return is_object or (len(text) <= _MAX_PYTHON and bool(_PYTHON_CALL.match(text)))
-
-
-def _value(text: str) -> Any:
-    """Return the value that a text is: JSON, or as Python writes it; None if it is none."""
-    if text[0] not in "{[":
-        return _python_string(text)
-    try:
-        return _JSON.decode(text)
-    except (ValueError, RecursionError):
-        return _python_object(text) if len(text) <= _MAX_PYTHON else None
+def _opened(text: str) -> list[str]:
+    """Return a text, and what is left of it after each closer."""
+    texts = [text]
+    while len(texts) < MAX_LAYERS and (end := _end(text)) < len(text):
+        text = text[:end].rstrip(" \n\r\t.;,")
+        texts.append(text)
+    return texts
 
 
 def _end(text: str) -> int:
-    """Return where a closer begins; the end of the text if it has none."""
+    """Return where the last closer begins; the end of the text if it has none."""
     for begin, pattern in _LONG_CLOSERS:
         at = text.find(begin)
         if at >= 0 and pattern.fullmatch(text, at):
@@ -184,33 +169,57 @@ def _end(text: str) -> int:
     return closer.start() if closer else len(text)
 
 
-def _python_object(text: str) -> Any:
-    """Return a dictionary or list as Python writes it, tuples as lists; None if it is none."""
+def _leading_value(text: str) -> tuple[Any, int]:
+    """Return the value that a text begins with, JSON or as Python writes it, and where it ends.
+
+    None if the text begins with none. A text in JSON's quotes is none: in a message a user may be
+    quoted so.
+    """
+    if call := _PYTHON_CALL.match(text):
+        return _python_string(text[:_MAX_PYTHON], call)
+    if text[:1] not in ("{", "["):
+        return None, 0
     try:
-        return _JSON.decode(_PYTHON.sub(_json_of, text))
+        return _JSON.raw_decode(text)
     except (ValueError, RecursionError):
-        return None
+        return _python_object(text[:_MAX_PYTHON])
 
 
-def _python_string(text: str) -> str | None:
-    """Return the text in bytes or in an exception as Python writes them; None if it is neither."""
-    is_bytes = text[0] == "b" and text[1] in "\"'"
-    string = text[1:] if is_bytes else text.partition("(")[2].removesuffix(")")
-    match = _PYTHON.fullmatch(string)
-    if not match or len(string) < len("''") or string[0] != string[-1]:
-        return None
-    plain = _unescaped(string[1:-1])
-    return plain.encode("latin-1", "replace").decode(errors="replace") if is_bytes else plain
+def _python_object(text: str) -> tuple[Any, int]:
+    """Return the dictionary or list that a text begins with, its tuples as lists."""
+    depth, parts, at = 0, [], 0
+    for part in _PYTHON.finditer(text):
+        parts += [text[at : part.start()], _json_of(part)]
+        at = part.end()
+        depth += bool(part[4]) - bool(part[5])
+        if not depth:
+            break
+    try:
+        return _JSON.decode("".join(parts)), at
+    except (ValueError, RecursionError):
+        return None, 0
 
 
 def _json_of(part: re.Match[str]) -> str:
-    single, double, name, opening, _ = part.groups()
-    if name:
-        return _NAMES[name]
+    single, double, *others = part.groups()
     string = single if single is not None else double
     if string is not None:
         return json.dumps(_unescaped(string))
-    return "[" if opening else "]"
+    other = next(filter(None, others))
+    return _AS_JSON.get(other, other)
+
+
+def _python_string(text: str, call: re.Match[str]) -> tuple[str | None, int]:
+    """Return the text in the bytes or in the exception that a text begins with."""
+    string = _PYTHON.match(text, call.end())
+    end = string.end() if string else 0
+    is_bytes = call[0] in "bB"
+    if not string or not (is_bytes or text[end : end + 1] == ")"):
+        return None, 0
+    plain = _unescaped(string[1] or string[2] or "")
+    if is_bytes:
+        return plain.encode("latin-1", "replace").decode(errors="replace"), end
+    return plain, end + 1
 
 
 def _unescaped(string: str) -> str:
