@@ -259,7 +259,7 @@ def check_usage(raw: bytes, cuts: list[int]) -> None:
         read(parts(raw, cuts), coding)
 
 
-def check_refusal(raw: bytes, _: list[int]) -> None:
+def check_rejection(raw: bytes, _: list[int]) -> None:
     """Expect that an error is refused in words of ours."""
     found = rejection(400, raw)
     expect(found.isascii() and found.isprintable() and len(found) <= 40)  # noqa: PLR2004
@@ -328,7 +328,7 @@ def check_prefix(raw: bytes, cuts: list[int]) -> None:
 
 CHECKS = (
     *(check_body, check_key, check_strip, check_speaker, check_stream, check_bridge),
-    *(check_usage, check_refusal, check_prefix),
+    *(check_usage, check_rejection, check_prefix),
 )
 
 

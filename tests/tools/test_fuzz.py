@@ -70,7 +70,7 @@ class BrokenRequest(HeldRequest):
         ("check_stream", "HeldRequest", BrokenRequest),
         ("check_bridge", "Bridge", BrokenBridge),
         ("check_usage", "UsageReader", lambda _coding: None),
-        ("check_refusal", "refusal", lambda _status, _content: "\n"),
+        ("check_rejection", "rejection", lambda _status, _content: "\n"),
         ("check_prefix", "compare", lambda _before, _after: 1 / 0),
     ],
 )

@@ -33,8 +33,10 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections import deque
 from functools import lru_cache
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from prompt_cache_key.rejections.wrappers import unwrapped
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 MAX_SIZE = 64 << 10
 """Bytes of a body that are looked at."""
-_MAX_STEPS = 100  # values and layers of messages looked at in one error
+_MAX_STEPS = 100  # values and layers of messages of one error; a long text counts for up to 20
 _MAX_MESSAGE = 2048  # characters of a message; what is longer is more than a form
 _MAX_ERRORS = 10  # events, and members of a list, of one error
 
@@ -159,7 +161,7 @@ _TYPES = {
     "missing": "",
 }
 _JSON = json.JSONDecoder(strict=False)
-_EVENTS = re.compile(rb"\s*(?:(?:event|data|id|retry)?:)")
+_EVENTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:event|data|id|retry)?:")
 _ERROR = re.compile(
     rb'"error"[ \t\r\n]{0,9}:[ \t\r\n]{0,9}[{\["]|"type"[ \t\r\n]{0,9}:[ \t\r\n]{0,9}"error"'
     rb'|"response\.failed"'
@@ -205,9 +207,11 @@ def _errors(head: bytes, name: bytes) -> Iterator[Any]:
 def _events(body: bytes, name: bytes) -> Iterator[str]:
     """Yield the data of the first events that contain a name, each line alone if need be."""
     stream = EventStream((name,), MAX_SIZE)
-    for data in [*stream.feed(body), *stream.rest()][:_MAX_ERRORS]:
-        lines = [data] if _json(_text(data))[1] else data.split(b"\n")[:_MAX_ERRORS]
-        yield from map(_text, lines)
+    events = chain(stream.feed(body.removeprefix(BOM_UTF8)), stream.rest())
+    for lines in islice(events, _MAX_ERRORS):
+        data = _text(b"\n".join(lines))
+        is_whole = len(lines) == 1 or _json(data)[1] == len(data)
+        yield from [data] if is_whole else map(_text, lines[:_MAX_ERRORS])
 
 
 def _text(data: bytes) -> str:
@@ -230,12 +234,12 @@ def _search(errors: Iterable[Any], field: str) -> str:
         steps -= 1
         if isinstance(part, str) and field in part:
             messages, value = unwrapped(part)
-            steps -= len(messages)
+            steps -= len(messages) + min(len(part) // 256, _MAX_STEPS // 5)
             found = next(filter(None, (_form(message, field) for message in messages)), "")
             parts.append(value)
         elif isinstance(part, list):
             parts.extend(part[:_MAX_ERRORS])
-        elif isinstance(part, dict):
+        elif isinstance(part, dict) and field not in part:  # else it repeats the request
             found = _param(part, field) or _loc(part, field)
             parts.extend(_words(part))
         if found:

@@ -23,6 +23,7 @@ from typing import Any
 
 MAX_LAYERS = 24
 _WINDOW = 250  # characters before the end in which a closer begins
+_MAX_DEPTH = 50  # brackets in brackets of such a value
 _MAX_PYTHON = 4096  # characters of a value as Python writes it
 
 # Names of gateways and vendors, such as Portkey puts in front: "openai error: …".
@@ -119,8 +120,10 @@ _LONG_CLOSERS = [
 ]
 
 # Bytes and an exception as Python writes them.
-_PYTHON_CALL = re.compile(
-    rf"(?:b|{_NOT_OF_TEXT}\w{{1,60}}(?:Error|Exception)\()(?=[\"'])", re.IGNORECASE
+_PYTHON_STRING = re.compile(
+    rf"""(?: (b) | {_NOT_OF_TEXT} \w{{1,60}}(?:error|exception)\( )
+    (?: '((?:[^'\\]|\\.)*)' | "((?:[^"\\]|\\.)*)" ) (?(1)|\))""",
+    re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )
 # What Python writes otherwise than JSON, and brackets. A string that does not end takes the rest.
 _PYTHON = re.compile(
@@ -175,8 +178,8 @@ def _leading_value(text: str) -> tuple[Any, int]:
     None if the text begins with none. A text in JSON's quotes is none: in a message a user may be
     quoted so.
     """
-    if call := _PYTHON_CALL.match(text):
-        return _python_string(text[:_MAX_PYTHON], call)
+    if string := _PYTHON_STRING.match(text[:_MAX_PYTHON]):
+        return _python_string(string), string.end()
     if text[:1] not in ("{", "["):
         return None, 0
     try:
@@ -192,7 +195,7 @@ def _python_object(text: str) -> tuple[Any, int]:
         parts += [text[at : part.start()], _json_of(part)]
         at = part.end()
         depth += bool(part[4]) - bool(part[5])
-        if not depth:
+        if not 0 < depth < _MAX_DEPTH:
             break
     try:
         return _JSON.decode("".join(parts)), at
@@ -205,21 +208,15 @@ def _json_of(part: re.Match[str]) -> str:
     string = single if single is not None else double
     if string is not None:
         return json.dumps(_unescaped(string))
-    other = next(filter(None, others))
+    other = "".join(filter(None, others))
     return _AS_JSON.get(other, other)
 
 
-def _python_string(text: str, call: re.Match[str]) -> tuple[str | None, int]:
-    """Return the text in the bytes or in the exception that a text begins with."""
-    string = _PYTHON.match(text, call.end())
-    end = string.end() if string else 0
-    is_bytes = call[0] in "bB"
-    if not string or not (is_bytes or text[end : end + 1] == ")"):
-        return None, 0
-    plain = _unescaped(string[1] or string[2] or "")
-    if is_bytes:
-        return plain.encode("latin-1", "replace").decode(errors="replace"), end
-    return plain, end + 1
+def _python_string(string: re.Match[str]) -> str:
+    """Return the text in bytes or in an exception."""
+    is_bytes, single, double = string.groups()
+    plain = _unescaped(single or double or "")
+    return plain.encode("latin-1", "replace").decode(errors="replace") if is_bytes else plain
 
 
 def _unescaped(string: str) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prompt_cache_key.rejections.forms import rejection
+from prompt_cache_key.rejections.forms import MAX_SIZE, rejection
 
 KEY = "prompt_cache_key"
 UUID = "3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"
@@ -66,7 +66,8 @@ REJECTIONS: dict[str, list[Any]] = {
         {"error": GO},
         said(GO),
         said(
-            f"Failed to deserialize the JSON body into the target type: {KEY}: unknown field `{KEY}`"
+            "Failed to deserialize the JSON body into the target type: "
+            f"{KEY}: unknown field `{KEY}`"
         ),
         said(f"unknown field `{KEY}`, expected one of `model`, `messages` at line 1 column 30"),
     ],
@@ -99,9 +100,7 @@ REJECTIONS: dict[str, list[Any]] = {
     "extraneous key": [
         said(f"Malformed input request: {BEDROCK}"),
         {"message": f"The model returned the following errors: {BEDROCK}"},
-        {
-            "message": f"#: required key [a] not found#/b: extraneous key [c] is not permitted{BEDROCK}"
-        },
+        {"message": f"#: required key [a] not found#/b: required key [c] not found{BEDROCK}"},
     ],
     "unsupported by the provider": [
         said(f"{LITELLM}: ['{KEY}'], for model=x. To drop these, set `litellm.drop_params=True`"),
@@ -135,14 +134,15 @@ WRAPPED = [
     f"litellm.BadRequestError: BedrockException - %s{FALLBACKS}[{{'*': ['a', 'b']}}]{ROUTER}",
     f"litellm.BadRequestError: BedrockException - %s. {FALLBACKS}{{'*': 'None'}}{ROUTER}",
     f"litellm.BadRequestError: AnthropicException - %s{FAILED}",
-    f"litellm.BadRequestError: XException - %s{ROUTER} LiteLLM Retried: 2 times, LiteLLM Max Retries: 3",
+    "litellm.BadRequestError: XException - %s"
+    f"{ROUTER} LiteLLM Retried: 2 times, LiteLLM Max Retries: 3",
     "litellm.ServiceUnavailableError: litellm.MidStreamFallbackError: litellm.BadRequestError: "
     f"AnthropicException - %s Original exception: BadRequestError: litellm.X{ROUTER}",
     "Upstream request failed: [invalid_request_error] %s",
     "Provider my-1 returned 400: invalid_request_error: %s | Upstream: {}",
     "Error from provider(x,model: 400): %s",
     "Error from provider: %s",
-    "Error from provider: [p/m] [400]: 400: Upstream error: %s (reset after 30s) (request id: 20260101)",
+    "Error from provider: [p/m] [400]: 400: Upstream error: %s (reset after 30s) (request id: 2026)",
     "upstream returned 400: %s",
     "The model returned the following errors: %s",
     "An error occurred (ValidationException) when calling the InvokeModel operation: %s",
@@ -271,11 +271,18 @@ def test_rejections_in_a_gateways_message(error: Any, form: str, wrapper: str) -
     assert rejection(400, body(said(wrapper % repr(json.dumps(error, indent=1).encode())))) == form
     assert rejection(400, body(said(wrapper % repr(error)))) == form
     assert rejection(400, (wrapper % inner).encode()) == form
-    assert rejection(503, body((wrapper % inner))) == form
-    for outer in WRAPPED:
-        assert rejection(400, body(said(outer % json.dumps(said(wrapper % inner))))) == form
+    assert rejection(503, body(wrapper % inner)) == form
     provider = {"error": {"message": "Provider returned error", "metadata": {"raw": inner}}}
     assert rejection(400, body(provider)) == form
+
+
+@pytest.mark.parametrize("outer", WRAPPED)
+def test_wrappers_nest_in_any_order(outer: str) -> None:
+    for wrapper in WRAPPED:
+        for inner in (BEDROCK, json.dumps({"message": BEDROCK})):
+            error = said(wrapper % inner)
+            assert rejection(503, body(said(outer % json.dumps(error)))) == "extraneous key"
+            assert rejection(400, body(said(outer % repr(error)))) == "extraneous key"
 
 
 # How a stream frames an error.
@@ -385,30 +392,67 @@ def test_a_member_of_the_field_is_the_field() -> None:
         assert rejection(400, body(value)) == ""
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        KEY.encode(),
-        b"\xff\x00" + KEY.encode(),
-        b'{"error": ' + KEY.encode(),
-        b'["' + KEY.encode() + b'", ' + b"[" * 200_000,
-        b'{"error": ' * 100_000 + b'"' + KEY.encode(),
-        b'{"error": ' * 500 + body(UNKNOWN) + b"}" * 500,
-        body([KEY, 1, None, True, [[]], {"error": None}, {"loc": {}, "param": 1}]),
-        body([KEY] + [said("x")] * 9000),
-        body(said(QUOTE + ", a" * 5000)),
-        body(said("litellm." * 500 + QUOTE)),
-        body(said("Error: " * 580 + QUOTE + "!")),
-        body(said("400: " * 800 + "`a`, " * 9 + KEY)),
-        body(said(QUOTE) | {"input": "x" * (256 << 10)}),
-        b"b'" + b"\\" * 4001 + KEY.encode() + b"'",
-        b"b'[" + b"1" * 5000 + KEY.encode(),
-    ],
-    ids=range(16),
-)
+def test_the_value_that_an_error_repeats_has_to_be_the_addons() -> None:
+    values = {
+        f"'{UUID}'": KEY,
+        "{'comparison_response_id': 'resp_68a1b2.c-d'}": "prompt_cache_options",
+    }
+    for value, field in values.items():
+        error = said(f"{PERMITTED}, field: '{field}', value: {value}")
+        assert rejection(400, body(error), field) == EXTRA
+    for value in ("'me'", f"{UUID}", f"'{UUID} was flagged'", "{'comparison_response_id': 'a b'}"):
+        error = said(f"{PERMITTED}, field: '{KEY}', value: {value}")
+        assert rejection(400, body(error)) == ""
+
+
+def fill(piece: str, length: int = 60_000) -> str:
+    return (piece * (length // len(piece) + 1))[:length]
+
+
+HOSTILE = [
+    b"",
+    KEY.encode(),
+    b"\xff\x00" + KEY.encode(),
+    b'{"error": ' + KEY.encode(),
+    b'["' + KEY.encode() + b'", ' + b"[" * 60_000,
+    b'{"error": ' * 6_000 + b'"' + KEY.encode(),
+    b'{"error": ' * 500 + body(UNKNOWN) + b"}" * 500,
+    body([KEY, 1, None, True, [[]], {"error": None}, {"loc": {}, "param": 1}]),
+    body([KEY] + [said("x")] * 3000),
+    body([[[[KEY]] * 9] * 9] * 9),
+    body(said(QUOTE + ", a" * 5000)),
+    body(said("litellm." * 500 + QUOTE)),
+    body(said("Error: " * 580 + QUOTE)),
+    body(said("400: " * 800 + "`a`, " * 9 + KEY)),
+    body(said(QUOTE + " (reset after 1s)" * 800)),
+    body(said(QUOTE) | {"input": "x" * (64 << 10)}),
+    b"b'" + b"\\" * 4001 + KEY.encode() + b"'",
+    b"b'[" + b"1" * 5000 + KEY.encode(),
+    *(f"{KEY}{fill(piece)}".encode() for piece in ["[", "(reset ", "request id ", "| Upstream: {"]),
+    *(
+        f"{fill(piece)}{KEY}".encode()
+        for piece in ["a", "a.", "upstream ", "x_error ", "error (a) "]
+    ),
+    ("{'" + KEY + fill("\\'\\'\"") + "}").encode(),
+    ("{'" + KEY + "': " + fill("(", 4000) + "}").encode(),
+    ("{" + fill("'a': None, ", 5000) + f"'{KEY}'}}").encode(),
+    body({"error": [f"{{{fill(chr(39) + 'a' + chr(39) + ',', 5000)}{KEY}}}"] * 10}),
+    f'data: {{"error": "{KEY}"}}\n\n'.encode() * 2000,
+    f"data: x {KEY}\n".encode() * 3000,
+    f'{{"x":{"9" * 5000},"error":"{QUOTE}"}}'.encode(),
+]
+
+
+@pytest.mark.parametrize("content", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_errors(content: bytes) -> None:
-    assert rejection(400, content) == ""
+    for status in (200, 400):
+        assert rejection(status, content) == ""
+
+
+def test_only_small_errors_are_looked_at() -> None:
+    error = body(said(QUOTE))
+    assert rejection(400, error.ljust(MAX_SIZE)) == "unsupported parameter"
+    assert rejection(400, error.ljust(MAX_SIZE + 1)) == ""
 
 
 MARKS = ["'", '"', "b'", "{", "}", "[", "\\", "400: ", "Error: ", ", ", "\n"]
