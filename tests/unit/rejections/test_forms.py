@@ -142,7 +142,7 @@ WRAPPED = [
     "Provider my-1 returned 400: invalid_request_error: %s | Upstream: {}",
     "Error from provider(x,model: 400): %s",
     "Error from provider: %s",
-    "Error from provider: [p/m] [400]: 400: Upstream error: %s (reset after 30s) (request id: 2026)",
+    "Error from provider: [p/m] [400]: 400: Upstream error: %s (reset after 3s) (request id: 2026)",
     "upstream returned 400: %s",
     "The model returned the following errors: %s",
     "An error occurred (ValidationException) when calling the InvokeModel operation: %s",
