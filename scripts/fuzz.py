@@ -32,12 +32,12 @@ with atheris.instrument_imports(["prompt_cache_key"]) if atheris else nullcontex
         MAX_LENGTH,
         SESSION_HEADER,
         Identity,
-        find,
+        find_identity,
         find_user,
     )
     from prompt_cache_key.misses.judge import judge
     from prompt_cache_key.misses.prefix import compare
-    from prompt_cache_key.rejections.forms import refusal
+    from prompt_cache_key.rejections.forms import rejection
     from prompt_cache_key.streaming.held_request import HeldRequest
     from prompt_cache_key.strip import STRIPPED, strip
     from prompt_cache_key.usage.accounting import Accounting
@@ -229,7 +229,9 @@ def check_speaker(raw: bytes, _: list[int]) -> None:
     headers = Headers([(SESSION_HEADER, end), (AGENT_HEADER, end)])
     with suppress(ValueError):
         body = Body(raw)
-        for identity in filter(None, (find(headers, body), find(Headers(), body))):
+        for identity in filter(
+            None, (find_identity(headers, body), find_identity(Headers(), body))
+        ):
             for text in identity:
                 expect(text and text.isprintable() and len(text) <= MAX_LENGTH)
         for user in filter(None, [find_user(body)]):
@@ -257,9 +259,9 @@ def check_usage(raw: bytes, cuts: list[int]) -> None:
         read(parts(raw, cuts), coding)
 
 
-def check_refusal(raw: bytes, _: list[int]) -> None:
+def check_rejection(raw: bytes, _: list[int]) -> None:
     """Expect that an error is refused in words of ours."""
-    found = refusal(400, raw)
+    found = rejection(400, raw)
     expect(found.isascii() and found.isprintable() and len(found) <= 40)  # noqa: PLR2004
     expect(not found or NAME.encode() in raw)
 
@@ -327,7 +329,7 @@ def check_prefix(raw: bytes, cuts: list[int]) -> None:
 
 CHECKS = (
     *(check_body, check_key, check_strip, check_speaker, check_stream, check_bridge),
-    *(check_usage, check_refusal, check_prefix),
+    *(check_usage, check_rejection, check_prefix),
 )
 
 

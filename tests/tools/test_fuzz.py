@@ -66,11 +66,11 @@ class BrokenRequest(HeldRequest):
         ("check_body", "Body", BrokenBody),
         ("check_key", "Body", BrokenBody),
         ("check_strip", "strip", lambda _raw, _names: b"{}"),
-        ("check_speaker", "find", lambda _headers, _body: Identity("\n", "main", "header")),
+        ("check_speaker", "find_identity", lambda _, __: Identity("\n", "main", "header")),
         ("check_stream", "HeldRequest", BrokenRequest),
         ("check_bridge", "Bridge", BrokenBridge),
         ("check_usage", "UsageReader", lambda _coding: None),
-        ("check_refusal", "refusal", lambda _status, _content: "\n"),
+        ("check_rejection", "rejection", lambda _status, _content: "\n"),
         ("check_prefix", "compare", lambda _before, _after: 1 / 0),
     ],
 )

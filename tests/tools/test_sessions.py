@@ -7,7 +7,7 @@ from typing import Any
 from lib.sessions import PAUSE, TURNS, Call, calls, unlucky_calls
 from mitmproxy.http import Headers
 from prompt_cache_key.body import Body
-from prompt_cache_key.identity import find, find_user
+from prompt_cache_key.identity import find_identity, find_user
 from prompt_cache_key.misses.prefix import compare
 
 
@@ -31,7 +31,7 @@ def test_calls_show_whose_they_are() -> None:
         body = Body(call.body_for("gpt-6"))
         assert body.model == "gpt-6"
         headers = Headers([(name.encode(), value.encode()) for name, value in call.headers])
-        identity = find(headers, body)
+        identity = find_identity(headers, body)
         assert identity
         assert identity.session == call.session
         assert users.setdefault(call.user, find_user(body)) == find_user(body)

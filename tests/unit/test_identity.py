@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lib.recordings import records
 from mitmproxy.http import Headers
 from prompt_cache_key.body import Body
-from prompt_cache_key.identity import Identity, find, find_user, is_raw_user_id
+from prompt_cache_key.identity import Identity, find_identity, find_user, is_raw_user_id
 
 SESSION = b"X-Claude-Code-Session-Id"
 AGENT = b"x-claude-code-agent-id"
@@ -35,9 +35,9 @@ def find_in(record: Any) -> Identity | None:
     pairs = fields.items() if isinstance(fields, dict) else fields
     headers = Headers([(name.encode(), value.encode()) for name, value in pairs])
     try:
-        return find(headers, Body(record["body"].encode()))
+        return find_identity(headers, Body(record["body"].encode()))
     except ValueError:
-        return find(headers, body())
+        return find_identity(headers, body())
 
 
 def test_finds_what_the_original_found() -> None:
@@ -82,16 +82,18 @@ def test_finds_what_translators_show() -> None:
 
 
 A = {"user_id": "_session_a"}
+OTHER_ID = ID.replace("3", "4")
+OTHER = TEXT.replace(ID, OTHER_ID)
 
 
 @pytest.mark.parametrize(
     ("header", "metadata", "user", "key", "found"),
     [
-        ("h", A, "_session_b", TEXT, ("h", "header")),
-        (" ", A, "_session_b", TEXT, ("a", "metadata")),
+        ("h", A, OTHER, TEXT, ("h", "header")),
+        (" ", A, OTHER, TEXT, ("a", "metadata")),
         ("é", A, None, None, ("a", "metadata")),
-        ("", {"user_id": "plain"}, "_session_b", TEXT, ("b", "user")),
-        ("", {"user_id": ""}, {"session_id": "b"}, TEXT, ("b", "user")),
+        ("", {"user_id": "plain"}, OTHER, TEXT, (OTHER_ID, "user")),
+        ("", {"user_id": ""}, OTHER, TEXT, (OTHER_ID, "user")),
         ("", MISSING, "plain", TEXT, (ID, "key")),
         ("", {"user_id": None}, TEXT[:64], NO_ACCOUNT, (ID, "key")),
         ("", [A], 1, JSON, (ID, "key")),
@@ -104,32 +106,99 @@ A = {"user_id": "_session_a"}
 def test_first_source_wins(
     header: str, metadata: Any, user: Any, key: Any, found: tuple[str, str] | None
 ) -> None:
-    identity = find(Headers([(SESSION, header.encode())]), body(metadata, user, key))
+    identity = find_identity(Headers([(SESSION, header.encode())]), body(metadata, user, key))
     assert (identity and (identity.session, identity.source)) == found
 
 
 def test_a_body_that_cannot_be_read_is_not_asked_where_the_header_shows_the_session() -> None:
     broken = Body(b'{"user": "}')
-    assert find(Headers([(SESSION, b"s")]), broken) == Identity("s", "main", "header")
+    assert find_identity(Headers([(SESSION, b"s")]), broken) == Identity("s", "main", "header")
     with pytest.raises(ValueError, match=r"^the body is not JSON in UTF-8$"):
-        find(Headers(), broken)
+        find_identity(Headers(), broken)
+
+
+JSON_NO_ACCOUNT = JSON.replace(ACCOUNT, "")
+MORE_JSON = json.dumps({"team": {"a": [1]}, "session_id": ID} | OBJECT | {"z": None}, indent=1)
+# What Claude Code has sent, whole.
+COMPLETE = [TEXT, NO_ACCOUNT, JSON, JSON_NO_ACCOUNT, MORE_JSON]
+# The same, cut by translators: at 64 characters, or anywhere behind the device.
+CUT = [
+    *(whole[:64] for whole in COMPLETE[:4]),
+    *(whole[:120] for whole in (NO_ACCOUNT, JSON_NO_ACCOUNT)),
+    *(TEXT[:length] for length in range(len(f"user_{DEVICE}_account_"), len(TEXT))),
+    *(
+        JSON[:length]
+        for length in range(len(f'{{"device_id":"{DEVICE}","account_uuid":"'), len(JSON))
+    ),
+]
+# JSON that shows the session of Claude Code, and is no complete user id.
+SESSION_ALONE = [
+    f'{{"session_id":"{ID}"}}',
+    JSON.replace(DEVICE, "d"),
+    JSON.replace(ACCOUNT, "me"),
+    JSON.replace("account_uuid", "a"),
+]
+# What looks like a user id, and is another program's.
+OTHERS = [
+    *(ID, f"cc-{ID}", "claudish_cc8380a7c3a87932d74c205fa40fdb62", "", " ", "{", "{}", "{1}"),
+    *(
+        "alice_session_1",
+        "bob_session_1",
+        f"acme_session_{ID}",
+        "user_session_1",
+        "user_d_account_",
+    ),
+    *('{"tenant":1}', f'{{"tenant":"{"a" * 52}', '{"device_id":"d"}', f'{{"a":{"[" * 9000}'),
+    *(f"user_{'d' * length}" for length in (58, 60, 64)),
+    *(f"user_{'D' * 59}", f"user_{'d' * 63}_account_", f"user_{DEVICE}_session_{ID}"),
+    *(f"user_{DEVICE}_account_me", f"user_{DEVICE}_account_{ACCOUNT}_team_{ID}"),
+    *(f"my_{TEXT}", f"{TEXT}0", f"{TEXT}\n", f" {TEXT}", f"{TEXT} ", TEXT.upper(), TEXT[1:65]),
+    *(TEXT.replace(ACCOUNT, "me"), TEXT.replace(ID, "x"), NO_ACCOUNT.replace(ID, "g")),
+    *(f"{JSON}x", f" {JSON}", f"[{JSON}]", JSON[1:65], JSON.replace(f'"{ID}"', "1")),
+    *(JSON.replace(ID, ID[:-1]), JSON.replace(ID, f"{ID} "), JSON.replace(ID, ID.upper())),
+    f"{JSON[:-1]}{' ' * 20_000}}}",  # too long to be parsed
+    *(None, 1, True, ["{"], OBJECT),
+]
+
+
+def test_a_user_id_whole_or_cut_is_a_raw_user_id() -> None:
+    assert [key for key in [*COMPLETE, *CUT] if not is_raw_user_id(key)] == []
+
+
+@pytest.mark.parametrize("key", [*SESSION_ALONE, *OTHERS], ids=lambda key: repr(key)[:40])
+def test_a_clients_own_key_is_no_raw_user_id(key: Any) -> None:
+    assert not is_raw_user_id(key)
+    assert not find_identity(Headers(), body(key=key))
+
+
+@pytest.mark.parametrize("user_id", COMPLETE, ids=repr)
+def test_a_complete_user_id_shows_session_and_user_wherever_it_stands(user_id: str) -> None:
+    account = "" if user_id in (NO_ACCOUNT, JSON_NO_ACCOUNT) else ACCOUNT
+    for of, source in [
+        (body({"user_id": user_id}), "metadata"),
+        (body(user=user_id), "user"),
+        (body(key=user_id), "key"),
+    ]:
+        assert find_identity(Headers(), of) == Identity(ID, "main", source)
+        assert find_user(of) == (account, DEVICE)
+
+
+@pytest.mark.parametrize("user", SESSION_ALONE)
+def test_json_in_user_shows_the_session_by_its_name(user: str) -> None:
+    assert find_identity(Headers(), body(user=user)) == Identity(ID, "main", "user")
+
+
+@pytest.mark.parametrize("user", [*CUT, *OTHERS], ids=lambda user: repr(user)[:40])
+def test_what_is_no_whole_user_id_shows_no_session_in_user(user: Any) -> None:
+    # What is left of a cut one would be shared by strangers.
+    assert find_identity(Headers(), body(user=user)) is None
 
 
 @pytest.mark.parametrize(
-    ("is_bad", "keys"),
-    [
-        (True, [TEXT, TEXT[:64], TEXT[:128], NO_ACCOUNT, "user_d_account_", JSON, JSON[:64], "{"]),
-        (
-            False,
-            [ID, f"cc-{ID}", "claudish_cc8380a7c3a87932d74c205fa40fdb62", f"my_{TEXT}", "", " "],
-        ),
-        (False, [f"acme_session_{ID}", "user_session_1", f"user_{'d' * 58}"]),
-        (False, [None, 1, True, ["{"], {"session_id": ID}]),
-    ],
+    "user_id", [*CUT, *SESSION_ALONE, *OTHERS], ids=lambda user_id: repr(user_id)[:40]
 )
-def test_a_user_id_whole_or_cut_is_a_bad_key(is_bad: bool, keys: list[Any]) -> None:
-    assert [key for key in keys if is_raw_user_id(key) is not is_bad] == []
-    assert is_bad or not any(find(Headers(), body(key=key)) for key in keys)
+def test_what_is_no_complete_user_id_shows_no_user_in_user_and_key(user_id: Any) -> None:
+    assert find_user(body(user=user_id, key=user_id)) is None
 
 
 @pytest.mark.parametrize(
@@ -152,7 +221,7 @@ def test_a_user_id_whole_or_cut_is_a_bad_key(is_bad: bool, keys: list[Any]) -> N
 def test_headers(values: list[bytes], found: str | None) -> None:
     for session, agent in [(SESSION, AGENT), (SESSION.lower(), AGENT.upper())]:
         identity = Identity(found, "main", "header") if found else None
-        assert find(Headers([(session, value) for value in values]), body()) == identity
+        assert find_identity(Headers([(session, value) for value in values]), body()) == identity
         fields = [(agent, value) for value in values]
         name = "unknown" if found is None else found or "main"
         for of, source in [
@@ -160,8 +229,10 @@ def test_headers(values: list[bytes], found: str | None) -> None:
             (body(user=TEXT), "user"),
             (body(key=TEXT), "key"),
         ]:
-            assert find(Headers(fields), of) == Identity(ID, name, source)
-        assert find(Headers([*fields, (session, b"s")]), body()) == Identity("s", name, "header")
+            assert find_identity(Headers(fields), of) == Identity(ID, name, source)
+        assert find_identity(Headers([*fields, (session, b"s")]), body()) == Identity(
+            "s", name, "header"
+        )
 
 
 SESSION_IDS: list[tuple[Any, str]] = [
@@ -179,6 +250,7 @@ TEXTS_WITH_AN_ID = [
     ('{"session_id":"a","session_id":"b"}', "b"),
     ('{"x":NaN,"session_id":"a"} \n', "a"),
     (f'{{"x":{"9" * 5000},"session_id":"a"}}', "a"),
+    (f"{'x' * 100_000}_session_ab", "ab"),
 ]
 NO_USER_IDS: list[Any] = [
     *[f"_session_{'a' * 257}", f"{TEXT}\n", f"{TEXT} ", f"{TEXT}_", "_session_", "_session_xyz"],
@@ -186,6 +258,7 @@ NO_USER_IDS: list[Any] = [
     *['{"session_id":"a","session_id":null}', '\ufeff{"session_id":"a"}', '{"session_id":"a"}x'],
     ' {"session_id":"a"}',  # the original wants the brace first
     *['{"session_id":"a"', '{"session_id":"a\nb"}', '{"parent_session_id":"a"}', "{}", "{"],
+    *[f'{{"session_id":"a","x":"{"x" * 17_000}"}}', "_session_" + "a" * 100_000],
     *['{"user":{"session_id":"a"}}', '[{"session_id":"a"}]', '{"session_id":' * 100_000],
     *[None, True, 0, 1.5, [], {}, [JSON], [{"session_id": ID}]],
 ]
@@ -205,21 +278,9 @@ NO_USER_IDS: list[Any] = [
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_each_source_understands_each_form(user_id: Any, found: str) -> None:
-    sources = [(body({"user_id": user_id}), "metadata"), (body(user=user_id), "user")]
-    if is_raw_user_id(user_id):
-        sources.append((body(key=user_id), "key"))
-    for of, source in sources:
-        assert find(Headers(), of) == (Identity(found, "main", source) if found else None)
-
-
-@pytest.mark.parametrize("user_id", [TEXT, NO_ACCOUNT, JSON])
-def test_a_cut_user_id_shows_no_session_and_no_user(user_id: str) -> None:
-    # It would be shared by strangers.
-    for length in range(len(user_id.partition("_session_")[0])):
-        cut = body({"user_id": user_id[:length]}, user_id[:length], user_id[:length])
-        assert find(Headers(), cut) is None
-        assert find_user(cut) is None
+def test_metadata_keeps_the_rule_of_the_original(user_id: Any, found: str) -> None:
+    of = body({"user_id": user_id})
+    assert find_identity(Headers(), of) == (Identity(found, "main", "metadata") if found else None)
 
 
 def test_each_form_shows_the_same_user() -> None:
@@ -244,20 +305,23 @@ LONG = "a" * 257
         (OBJECT | {"device_id": LONG}, None),
         (OBJECT | {"account_uuid": LONG}, None),
         (f"user_{LONG}_account_{ACCOUNT}_session_{ID}", None),
+        (f"user_{DEVICE}_account_{ACCOUNT}_session_{'a' * 20_000}", None),
         ({"account_uuid": " ", "device_id": []}, None),
         *((user_id, None) for user_id in (f"x{TEXT}", f"{TEXT} ", [OBJECT], "")),
     ],
+    ids=lambda value: repr(value)[:40],
 )
-def test_user(user_id: Any, user: tuple[str, str] | None) -> None:
+def test_user_in_metadata(user_id: Any, user: tuple[str, str] | None) -> None:
     assert find_user(body({"user_id": user_id})) == user
-    assert find_user(body(user=user_id)) == user
-    assert find_user(body({"user_id": "plain"}, TEXT[:64], user_id)) == user
+    # What shows no user does not hide the one behind it.
+    assert find_user(body({"user_id": user_id}, TEXT)) == (user or (ACCOUNT, DEVICE))
 
 
-def test_the_first_value_that_shows_a_user_tells_it() -> None:
-    others = [OBJECT | {"device_id": name} for name in "abc"]
-    assert find_user(body({"user_id": others[0]}, others[1], others[2])) == (ACCOUNT, "a")
-    assert find_user(body({"user_id": ID}, others[1], others[2])) == (ACCOUNT, "b")
+def test_the_first_value_that_shows_a_user_counts() -> None:
+    ids = [TEXT.replace(DEVICE, letter * 64) for letter in "abc"]
+    assert find_user(body({"user_id": ids[0]}, ids[1], ids[2])) == (ACCOUNT, "a" * 64)
+    assert find_user(body({"user_id": ID}, ids[1], ids[2])) == (ACCOUNT, "b" * 64)
+    assert find_user(body({"user_id": ID}, "me", ids[2])) == (ACCOUNT, "c" * 64)
     assert find_user(body()) is None
 
 
@@ -280,7 +344,7 @@ FIELDS = st.lists(st.tuples(st.sampled_from([SESSION, AGENT, b"x-other"]), st.bi
 def test_whatever_comes_an_id_is_sound(
     fields: list[tuple[bytes, bytes]], metadata: Any, user: Any, key: Any
 ) -> None:
-    identity = find(Headers(fields), body(metadata, user, key))
+    identity = find_identity(Headers(fields), body(metadata, user, key))
     for text in identity[:2] if identity else ():
         assert text == text.strip()
         assert 0 < len(text) <= 256

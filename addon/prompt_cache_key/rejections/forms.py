@@ -1,97 +1,154 @@
-"""Whether an error says that a field of the request is not taken, in one of the forms seen so far.
+"""Recognise that an error says: this field of the request is not taken.
 
-An error may name the field for other reasons: it repeats the request, quotes a user, names a tool
-or gives a hint. So a message counts only if all of it is one of these forms, give or take what
-gateways put around it, and a structure only where the upstream itself writes `param` or `loc`.
+The problem. An upstream that does not know `prompt_cache_key` answers with an error, and so does
+every later request until the field is left out. How it says so differs by upstream, and gateways
+wrap what it says. But an error may name the field for other reasons: it repeats the request, quotes
+a user, names a tool, gives a hint. If such an error counted, anybody could turn keys off.
+
+The idea. An error is a tree: JSON, in which a message may be a wrapped message or JSON again. From
+the body downwards only the places are followed where a gateway or upstream writes words of its own
+(`error`, `message`, `detail` …), not those that repeat a request (`input`, `body`, `request` …). A
+message counts only if all of it, once its wrappers are off (see `wrappers`), is one of the forms in
+which this was seen. A structure counts only if it names the field in `param` or `loc`.
+
+What counts as an error, by status and structure:
+
+    status   body                                     looked at
+    -------  ---------------------------------------  ------------------------------------------
+    200-299  JSON with an `error`, or of type `error`  that error; a completion has none
+    200-299  events, or JSON lines                    events of such JSON in the first 64 kB
+    200-299  anything else                            nothing: the model may quote an error
+    400-599  JSON                                     all of it
+    400-599  events                                   the data of each event, as JSON or as text
+    400-599  text                                     the text, as one message
+    other    anything                                 nothing
+    400-599  anything over 64 kB                      nothing: it is about more than a field
+
+Bounded: the bytes looked at, the values and layers (`_MAX_STEPS`), the length of a message that can
+be a form, and each pattern's steps. Not promised: that a form nobody has seen yet is recognised;
+`learned` counts the errors that name nothing.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections import deque
 from functools import lru_cache
-from typing import Any
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
-_STATUSES = (400, 422)
-_MAX_SIZE = 256 << 10  # bytes of an error; a longer one is about more than a field
-_MAX_MESSAGE = 4096  # characters of a message; what is longer is more than a form
-_MAX_PARTS = 200  # objects, lists and messages of one error
+from prompt_cache_key.rejections.wrappers import unwrapped
+from prompt_cache_key.usage.events import EventStream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+MAX_SIZE = 64 << 10
+"""Bytes of a body that are looked at."""
+_MAX_STEPS = 100  # values and layers of messages of one error; a long text counts for up to 20
+_MAX_MESSAGE = 2048  # characters of a message; what is longer is more than a form
+_MAX_ERRORS = 10  # events, and members of a list, of one error
 
 _EXTRA = "extra inputs are not permitted"
-# The forms and their names in the log. FIELD is the field or a member of it, QUOTED the same in
-# quotes or not, NAMES a list that has it.
-_FORMS = (
-    # Anthropic's validator (Vertex, Bedrock, OpenCode Zen), Databricks, Kimi
-    (_EXTRA, r"(?:body\.)?FIELD: Extra (?:inputs are|fields) not permitted"),
-    # pydantic's own words, and its list of errors as Python writes it (older vLLM)
-    (
-        _EXTRA,
-        r"\d+ validation errors? for \w+\nFIELD\n +Extra (?:inputs are|fields) not permitted.*",
-    ),
-    (_EXTRA, r"\[\{'type': 'extra_forbidden', 'loc': \('body', 'FIELD'\), 'msg': 'Extra inputs .*"),
-    # Gemini
-    ("unknown name", r'Unknown name "FIELD": Cannot find field'),
-    # Groq, Cerebras
-    (
-        "property is unsupported",
-        r"(?:(?:body\.)?FIELD: )?property '(?:body\.)?FIELD' is unsupported",
-    ),
-    # NVIDIA, the Codex backend, OpenAI
-    (
-        "unsupported parameter",
-        r"Unsupported parameter(?:s|\(s\))?: NAMES(?: is not supported with this model)?",
-    ),
-    # OpenAI
-    ("unknown parameter", r"(?:Unknown|Unrecognized) parameters?: NAMES"),
-    ("invalid value", r"Invalid (?:type for |value for )?'FIELD': [^\n]{1,300}"),
-    # Azure
-    ("unrecognized request argument", r"Unrecognized request arguments? supplied: NAMES"),
-    # Bedrock
-    (
-        "extraneous key",
-        r"#: extraneous key \[FIELD\] is not permitted(?:, please reformat [\w ]+)?",
-    ),
-    # LiteLLM
-    (
-        "unsupported by the provider",
-        r"\S{1,64} does not support parameters: \[NAMES\], for model=.*",
-    ),
-    # several gateways
-    (
-        "not supported",
-        r"(?:The )?(?:parameter |field )?QUOTED is not supported(?: \w+ this model)?",
-    ),
-)
 
-# What gateways and SDKs write before an upstream's message, and after it.
-_OPENERS = re.compile(
-    r"""(?: (?:litellm\.)? \w{1,40}Error: [ ]
-        | \w{1,40}Exception (?: [ ] \w{1,40}Error)? (?: [ ]- | :) [ ]
-        | (?:Error[ ]code: [ ])? \d{3} (?: [ ]- | :) [ ]
-        | Provider [ ] \S{1,64} [ ] returned [ ] \d{3}: [ ]
-        | Error [ ] from [ ] provider \([^()\n]{1,100}\): [ ]
-        | Upstream [ ] (?:request [ ] failed | error): [ ]
-        | \[\w{1,40}_error\] [ ]
-        | \w{1,40}_error: [ ]
-        | Validation: [ ]
-        | Invalid [ ] JSON [ ] payload [ ] received\. [ ]
-        | Malformed [ ] input [ ] request: [ ]
-        | \{ (?:'type': [ ] 'error', [ ])? 'error': [ ] \{  # a dictionary as Python writes it
-          (?:'type': [ ] '\w{1,40}', [ ])? 'message': [ ] ["']
-        )*""",
-    re.VERBOSE,
+# In the forms: FIELD is the field or a member of it, QUOTED the same in quotes or not, NAMES a list
+# that has it, VALUE the value that the field had.
+# The value can only be the addon's: a key is a UUID, the id of a response has these letters.
+_VALUE = r"(?:'[0-9a-f-]{36}'|\{'comparison_response_id': '[\w.-]{1,200}'\})"
+_NOT = "Extra (?:inputs are|fields) not permitted"
+# Fireworks, about any field; a value in which a semicolon stands could be anything.
+_FIREWORKS = r"Extra inputs are not permitted, field: '[\w.\[\]]{1,100}', value: "
+_FIREWORKS += (
+    r"(?:'[^';\\\n]{0,500}'|\"[^\";\\\n]{0,500}\"|-?\w[\w.+-]{0,40}|[\[{][^;\n]{0,2000}[\]}])"
 )
-_CLOSER = (
-    r"\.?(?:[\"'](?:, '\w+': .*|\}.*)|(?: \(request id: [^()\n]{1,100}\))+"
-    r"|\.? Received Model Group=.*| \| Upstream: .*)?\s*"
-)
-_CLOSED = re.compile(f"['\"]?{_CLOSER}", re.DOTALL)
+# pydantic: what it adds to a message, and its messages about any field, of those that quote nobody.
+_DETAILS = r"(?: \[type=[^\n]{1,300}\]| \(type=[\w.=; ]{1,200}\))?"
+_DETAILS += r"(?:\n +For further information visit https?://[\w./-]{1,200})?"
+_PYDANTIC = r"\n[\w.]{1,100}\n +(?:" + _NOT + r"|Field required"
+_PYDANTIC += rf"|Input should be [\w ,'-]{{1,200}}){_DETAILS}"
+# Bedrock, about any field.
+_BEDROCK = r"(?:#(?:/\w{1,100}){0,9}: (?:extraneous|required) key \[[\w.]{1,100}\]"
+_BEDROCK += r" (?:is not permitted|not found))"
+
+_FORMS = {
+    _EXTRA: [
+        # Anthropic's validator (Vertex, Bedrock, OpenCode Zen), Databricks, Kimi
+        rf"(?:body\.)?FIELD: {_NOT}",
+        # Fireworks
+        (
+            rf"(?:{_FIREWORKS}; ){{0,30}}"
+            r"Extra inputs are not permitted, field: 'FIELD', value: VALUE"
+            rf"(?:; {_FIREWORKS}){{0,30}}"
+        ),
+        # pydantic's own words, and its list as Python writes it (older vLLM)
+        (
+            rf"\d{{1,3}} validation errors? for [\w.\[\], ]{{1,100}}(?:{_PYDANTIC}){{0,30}}"
+            rf"\nFIELD\n +{_NOT}{_DETAILS}(?:{_PYDANTIC}){{0,30}}"
+        ),
+        (
+            r"\[\{'type': 'extra_forbidden', 'loc': \('body', 'FIELD'\), 'msg': "
+            r"'Extra inputs are not permitted', [^\n]{1,3000}\}\]"
+        ),
+    ],
+    # Gemini
+    "unknown name": [r'Unknown name "FIELD": Cannot find field'],
+    "unknown field": [
+        # Go's encoding/json (Volcengine Ark); Rust's serde, which names the fields that it knows
+        (
+            r"(?:json: |FIELD: )?unknown field QUOTED"
+            r"(?:, (?:there are no fields|expected [`\w, ]{1,3000}))?(?: at line \d+ column \d+)?"
+        ),
+    ],
+    # Groq, Cerebras
+    "property is unsupported": [
+        r"(?:(?:body\.)?FIELD: )?property '(?:body\.)?FIELD' is unsupported",
+    ],
+    # NVIDIA, the Codex backend, OpenAI
+    "unsupported parameter": [
+        (
+            r"Unsupported (?:chat completion )?parameter(?:s|\(s\))?: NAMES"
+            r"(?: (?:is|are) not supported with this model)?"
+        ),
+    ],
+    # OpenAI
+    "unknown parameter": [
+        r"(?:Unknown|Unrecognized) (?:parameter|field|argument)s?: NAMES",
+        r"Additional properties are not allowed \(NAMES (?:was|were) unexpected\)",
+    ],
+    "invalid value": [r"Invalid (?:type for |value for )?'FIELD': [^\n]{1,300}"],
+    # Azure
+    "unrecognized request argument": [r"Unrecognized request arguments? supplied: NAMES"],
+    # zod
+    "unrecognized key": [r"Unrecognized key(?:s|\(s\))?(?: in object)?: NAMES"],
+    "extraneous key": [
+        (
+            rf"{_BEDROCK}{{0,30}}#: extraneous key \[FIELD\] is not permitted{_BEDROCK}{{0,30}}"
+            r"(?:, please reformat [\w ]{1,60})?"
+        ),
+    ],
+    # LiteLLM
+    "unsupported by the provider": [
+        (
+            r"\S{1,64} does not support parameters: \[NAMES\], for model=\S{0,300}"
+            r"(?: To drop these, set [^\n]{1,800})?"
+        ),
+    ],
+    # several gateways
+    "not supported": [
+        (
+            r"(?:The )?(?:parameter |field |argument )?QUOTED is (?:not supported|unsupported)"
+            r"(?: \w+ this (?:model|endpoint|provider|api))?"
+        ),
+    ],
+}
+"""The forms by their names in the log."""
 
 # Where the words of an error are. Not `input`, `body`, `ctx` or `request`, which repeat a request.
 _WORDS = (
-    *("error", "errors", "detail", "details", "message", "msg", "description"),
-    *("fieldViolations", "metadata", "raw"),  # Gemini's; OpenRouter's
+    *("error", "errors", "detail", "details", "message", "msg", "description", "error_message"),
+    *("fieldViolations", "inner_error", "innererror", "original_error", "upstream_error"),
 )
 _CODES = {
     "unknown_parameter": "unknown parameter",
@@ -104,57 +161,110 @@ _TYPES = {
     "missing": "",
 }
 _JSON = json.JSONDecoder(strict=False)
-# How Python writes bytes, to be undone in this order: an escaped backslash escapes nothing more.
-_ESCAPES = (("\\\\", "\0"), ("\\n", "\n"), ("\\'", "'"), ("\\", ""), ("\0", "\\"))
+_EVENTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:event|data|id|retry)?:")
+_ERROR = re.compile(
+    rb'"error"[ \t\r\n]{0,9}:[ \t\r\n]{0,9}[{\["]|"type"[ \t\r\n]{0,9}:[ \t\r\n]{0,9}"error"'
+    rb'|"response\.failed"'
+)
 
 
-def refusal(status: int, content: bytes, field: str = "prompt_cache_key") -> str:
+def rejection(status: int, body: bytes, field: str = "prompt_cache_key") -> str:
     """Return the name of the form in which an error rejects `field`; empty if it does not.
 
-    `content` is the decoded body. The name is one of a few of ours, never an upstream's words.
-    A value that is not taken counts as well, so ask only where the field was put in by us.
+    `body` is decoded, of a stream at least its beginning. The name is one of a few of ours, never
+    an upstream's words. A value that is not taken counts as well, so ask only about a field that
+    the addon has put into the request.
     """
-    if status not in _STATUSES or len(content) > _MAX_SIZE or field.encode() not in content:
+    name = field.encode()
+    if 200 <= status < 300:  # noqa: PLR2004
+        head = body[:MAX_SIZE]
+        return _search(_errors(head, name), field) if name in head and _ERROR.search(head) else ""
+    if not 400 <= status < 600 or len(body) > MAX_SIZE or name not in body:  # noqa: PLR2004
         return ""
-    parts: deque[Any] = deque([content.decode("utf-8-sig", "replace").strip()])
-    for _ in range(_MAX_PARTS):
-        part = parts.popleft() if parts else None
-        found = ""
-        if isinstance(part, str):
-            found = _form(part, field)
-            parts.extend(_inside(part))
-        elif isinstance(part, dict):
-            found = _param(part, field) or _loc(part, field)
-            parts.extend(part[name] for name in _WORDS if name in part)
+    if _EVENTS.match(body):
+        return _search(_events(body, name), field)
+    text = _text(body)
+    value, end = _json(text)  # a body may be a JSON string
+    return _search([value if isinstance(value, str) and end == len(text) else text], field)
+
+
+def _errors(head: bytes, name: bytes) -> Iterator[Any]:
+    """Yield the errors in the beginning of a response whose status says that all went well."""
+    text = _text(head)
+    for begin in [text] if text[:1] in ("{", "[") else _events(head, name):
+        value, _ = _json(begin)
+        for each in value[:_MAX_ERRORS] if isinstance(value, list) else [value]:
+            if not isinstance(each, dict):
+                continue
+            if each.get("type") == "error":
+                yield each
+            elif each.get("type") == "response.failed" and isinstance(each.get("response"), dict):
+                yield each["response"].get("error")
+            else:
+                yield each.get("error")
+
+
+def _events(body: bytes, name: bytes) -> Iterator[str]:
+    """Yield the data of the first events that contain a name, each line alone if need be."""
+    stream = EventStream((name,), MAX_SIZE)
+    events = chain(stream.feed(body.removeprefix(BOM_UTF8)), stream.rest())
+    for lines in islice(events, _MAX_ERRORS):
+        data = _text(b"\n".join(lines))
+        is_whole = len(lines) == 1 or _json(data)[1] == len(data)
+        yield from [data] if is_whole else map(_text, lines[:_MAX_ERRORS])
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8-sig", "replace").strip()
+
+
+def _json(text: str) -> tuple[Any, int]:
+    """Return the JSON value that a text begins with, and where the value ends: 0 if none."""
+    try:
+        return _JSON.raw_decode(text)
+    except (ValueError, RecursionError):
+        return None, 0
+
+
+def _search(errors: Iterable[Any], field: str) -> str:
+    """Return the name of the first form that is found in errors, breadth first."""
+    parts, steps = deque(errors), _MAX_STEPS
+    while parts and steps > 0:
+        part, found = parts.popleft(), ""
+        steps -= 1
+        if isinstance(part, str) and field in part:
+            messages, value = unwrapped(part)
+            steps -= len(messages) + min(len(part) // 256, _MAX_STEPS // 5)
+            found = next(filter(None, (_form(message, field) for message in messages)), "")
+            parts.append(value)
         elif isinstance(part, list):
-            parts.extend(part[:_MAX_PARTS])
+            parts.extend(part[:_MAX_ERRORS])
+        elif isinstance(part, dict) and field not in part:  # else it repeats the request
+            found = _param(part, field) or _loc(part, field)
+            parts.extend(_words(part))
         if found:
             return found
     return ""
 
 
+def _words(error: dict[str, Any]) -> Iterator[Any]:
+    """Yield the values of a structure that are words of whoever wrote it."""
+    place = error.get("path")
+    if isinstance(place, list) and place not in ([], ["body"]):
+        return  # zod: it is about something inside the request
+    for name in _WORDS:
+        if name in error:
+            yield error[name]
+    metadata = error.get("metadata")
+    if isinstance(metadata, dict):  # OpenRouter; the rest of it may repeat what was sent
+        yield metadata.get("raw")
+
+
 def _form(message: str, field: str) -> str:
     """Return the form that a message has as a whole."""
-    if len(message) > _MAX_MESSAGE:
+    if len(message) > _MAX_MESSAGE or field not in message:
         return ""
-    start = _message_start(message)
-    return next((name for name, form in _patterns(field) if form.fullmatch(message, start)), "")
-
-
-def _inside(message: str) -> list[Any]:
-    """Return the JSON that is all of a message, as it is or as Python writes bytes."""
-    text = message[_message_start(message) :]
-    if text.startswith(("b'", 'b"')):
-        text, _, _ = text[2:].rpartition(text[1])
-        for written, meant in _ESCAPES:
-            text = text.replace(written, meant)
-    if not text.startswith(("{", "[")):  # in quotes it may be a user's
-        return []
-    try:
-        value, end = _JSON.raw_decode(text)
-    except (ValueError, RecursionError):
-        return []
-    return [value] if _CLOSED.fullmatch(text, end) else []
+    return next((name for name, form in _patterns(field) if form.fullmatch(message)), "")
 
 
 def _param(error: dict[str, Any], field: str) -> str:
@@ -180,26 +290,20 @@ def _loc(error: dict[str, Any], field: str) -> str:
     return _TYPES.get(kind if isinstance(kind, str) else "", "named in loc")
 
 
-def _message_start(message: str) -> int:
-    opener = _OPENERS.match(message)
-    return opener.end() if opener else 0
-
-
 @lru_cache(maxsize=8)
 def _patterns(field: str) -> list[tuple[str, re.Pattern[str]]]:
-    quote, name = "[`'\"]?", "[\\w.]{1,100}"
+    quote, comma = "[`'\"]?", "(?:, and |, | and )"
     own = re.escape(field) + r"(?:\.\w{1,100})?"
     quoted = f"{quote}{own}{quote}"
-    other = f"{quote}{name}{quote}"
-    names = f"(?:{other}, )*{quoted}(?:, {other})*"
+    other = rf"{quote}[\w.]{{1,100}}{quote}"
+    names = f"(?:{other}{comma}){{0,50}}{quoted}(?:{comma}{other}){{0,50}}"
+    parts = {"NAMES": names, "QUOTED": quoted, "VALUE": _VALUE, "FIELD": own}
+
+    def filled(form: str) -> str:
+        return re.sub("NAMES|QUOTED|VALUE|FIELD", lambda part: parts[part[0]], form)
+
     return [
-        (
-            form,
-            re.compile(
-                pattern.replace("NAMES", names).replace("QUOTED", quoted).replace("FIELD", own)
-                + _CLOSER,
-                re.DOTALL | re.IGNORECASE,
-            ),
-        )
-        for form, pattern in _FORMS
+        (name, re.compile(filled(form) + r"\.?", re.IGNORECASE))
+        for name, forms in _FORMS.items()
+        for form in forms
     ]

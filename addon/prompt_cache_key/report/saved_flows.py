@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mitmproxy import flow, http
 
 from prompt_cache_key.body import Body
-from prompt_cache_key.identity import UNKNOWN, Identity, find
+from prompt_cache_key.identity import UNKNOWN, Identity, find_identity
 from prompt_cache_key.log import text
 from prompt_cache_key.misses.history import History
 from prompt_cache_key.misses.judge import Sent
@@ -126,7 +126,7 @@ def _counts(each: flow.Flow) -> bool:
 
 def _read_body(request: http.Request, content: bytes) -> tuple[str, object, Identity | None]:
     body = Body(content)
-    return body.model, body.own_key if body.has_key else None, find(request.headers, body)
+    return body.model, body.own_key if body.has_key else None, find_identity(request.headers, body)
 
 
 def _name(value: object) -> str:

@@ -4,17 +4,28 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prompt_cache_key.rejections.forms import refusal
+from prompt_cache_key.rejections.forms import MAX_SIZE, rejection
 
 KEY = "prompt_cache_key"
+UUID = "3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"
 EXTRA = "extra inputs are not permitted"
 PERMITTED = "Extra inputs are not permitted"
 QUOTE = f"Unsupported parameter(s): {KEY}"
 UNKNOWN = f"Unknown parameter: '{KEY}'."
 GEMINI = f'Invalid JSON payload received. Unknown name "{KEY}": Cannot find field.'
-BEDROCK = "please reformat your input and try again."
+BEDROCK = f"#: extraneous key [{KEY}] is not permitted, please reformat your input and try again."
+GO = f'json: unknown field "{KEY}"'
+FIREWORKS = f"{PERMITTED}, field: '{KEY}', value: '{UUID}'"
+OTHERS = (
+    f"{PERMITTED}, field: 'parallel_tool_calls', value: True",
+    f"{PERMITTED}, field: 'metadata', value: {{'user_id': 'a', 'n': [1]}}",
+    f"{PERMITTED}, field: 'user', value: 'a b'",
+)
 LITELLM = "litellm.UnsupportedParamsError: groq does not support parameters"
 FORBIDDEN = {"type": "extra_forbidden", "loc": ["body", KEY], "msg": PERMITTED}
+PYDANTIC = "[type=extra_forbidden, input_value='k', input_type=str]"
+PYDANTIC += "\n    For further information visit https://errors.pydantic.dev/2.11/v/extra_forbidden"
+PYTHON_LIST = [{"type": "extra_forbidden", "loc": ("body", KEY), "msg": PERMITTED, "input": "k"}]
 
 
 def said(message: Any, **members: Any) -> dict[str, Any]:
@@ -30,21 +41,35 @@ REJECTIONS: dict[str, list[Any]] = {
     EXTRA: [
         said(f"{KEY}: {PERMITTED}") | {"type": "error"},
         {"message": f"{KEY}: {PERMITTED}"},
+        said(f"1 validation error for X\n{KEY}\n  {PERMITTED} {PYDANTIC}"),
         said(
-            f"1 validation error for X\n{KEY}\n  {PERMITTED} [type=extra_forbidden, input_value=1]"
+            f"3 validation errors for ChatRequest\nstore\n  {PERMITTED} {PYDANTIC}\n"
+            f"{KEY}\n  {PERMITTED} {PYDANTIC}\nn\n  Input should be 1 or 2 [type=literal_error, x]"
         ),
-        said(
-            f"[{{'type': 'extra_forbidden', 'loc': ('body', '{KEY}'), 'msg': '{PERMITTED}', 'x'}}]"
-        ),
+        said(f"1 validation error for X\n{KEY}\n  extra fields not permitted (type=value_error.x)"),
+        said(repr(PYTHON_LIST)),
+        said(repr(PYTHON_LIST).replace("'input': 'k'", "'ctx': {'error': ValueError(<x>)}")),
         detail(input="k"),
         detail(type="value_error.extra", loc=["body", "Chat", KEY]),
         {"detail": [{"type": "x", "loc": ["body", "messages"]}, FORBIDDEN]},
         {"object": "error", "message": detail()},
+        said(FIREWORKS),
+        said("; ".join([*OTHERS, FIREWORKS])),
+        said("; ".join([FIREWORKS, *OTHERS])),
     ],
     "named in loc": [detail(type="string_type", loc=["body", KEY, "str"], msg="x")],
     "unknown name": [
         [{"error": {"code": 400, "message": GEMINI, "status": "INVALID_ARGUMENT"}}],
         said("x") | {"details": [{"fieldViolations": [{"description": GEMINI}]}]},
+    ],
+    "unknown field": [
+        {"error": GO},
+        said(GO),
+        said(
+            "Failed to deserialize the JSON body into the target type: "
+            f"{KEY}: unknown field `{KEY}`"
+        ),
+        said(f"unknown field `{KEY}`, expected one of `model`, `messages` at line 1 column 30"),
     ],
     "property is unsupported": [
         said(f"property '{KEY}' is unsupported"),
@@ -54,22 +79,37 @@ REJECTIONS: dict[str, list[Any]] = {
         {"detail": f"Unsupported parameter(s): `{KEY}`", "status": 400},
         said(f"Validation: Unsupported parameter(s): `store`, `{KEY}`, `user`"),
         {"detail": f"Unsupported parameter: {KEY}"},
+        said(f"unsupported chat completion parameter: {KEY}"),
         said(f"Unsupported parameter: '{KEY}' is not supported with this model."),
     ],
     "unrecognized request argument": [
         said(f"Unrecognized request argument supplied: {KEY}"),
         said(f"Unrecognized request arguments supplied: {KEY}, store"),
     ],
-    "unknown parameter": [said(UNKNOWN), said(UNKNOWN, param=KEY, code="unknown_parameter")],
+    "unknown parameter": [
+        said(UNKNOWN),
+        said(UNKNOWN, param=KEY, code="unknown_parameter"),
+        said(f"Additional properties are not allowed ('store', '{KEY}' were unexpected)"),
+    ],
+    "unrecognized key": [
+        said(f"Unrecognized key(s) in object: '{KEY}'"),
+        {"errors": [{"path": [], "message": f'Unrecognized keys: "store", "{KEY}"'}]},
+    ],
     "named in param": [said("x", param=KEY, code=None)],
     "invalid value": [said(f"Invalid '{KEY}': string too long. Expected at most 64, got 159.")],
     "extraneous key": [
-        said(f"Malformed input request: #: extraneous key [{KEY}] is not permitted, {BEDROCK}")
+        said(f"Malformed input request: {BEDROCK}"),
+        {"message": f"The model returned the following errors: {BEDROCK}"},
+        {"message": f"#: required key [a] not found#/b: required key [c] not found{BEDROCK}"},
     ],
     "unsupported by the provider": [
-        said(f"{LITELLM}: ['{KEY}'], for model=x. To drop these, set `litellm.drop_params=True`")
+        said(f"{LITELLM}: ['{KEY}'], for model=x. To drop these, set `litellm.drop_params=True`"),
+        said(f"{LITELLM}: [{KEY}], for model=accounts/fireworks/models/kimi-k3"),
     ],
-    "not supported": [said(f"{KEY} is not supported on this model")],
+    "not supported": [
+        said(f"{KEY} is not supported on this model"),
+        said(f"The parameter '{KEY}' is not supported"),
+    ],
 }
 FORMS = pytest.mark.parametrize(
     ("error", "form"),
@@ -77,20 +117,48 @@ FORMS = pytest.mark.parametrize(
     ids=str,
 )
 
+# LiteLLM's router, without and with fallbacks, and where they failed as well.
+ROUTER = ". Received Model Group=gpt-5.6\nAvailable Model Group Fallbacks=None"
+FALLBACKS = "No fallback model group found for original model_group=gpt-5.6. Fallbacks="
+FAILED = f"{ROUTER}\nError doing the fallback: litellm.RateLimitError: XException - later"
 # What gateways and SDKs make of an upstream's message, or of its whole body.
 WRAPPED = [
     "%s",
     "%s (request id: 20260101) (request id: 20260102)",
+    "%s Request id: 0217641234567890abcdef",
+    "%s (reset after 30s)",
+    "[openai-compatible-ce56549/gpt-5.6] [400]: %s (reset after 30s)",
     "litellm.BadRequestError: OpenAIException - %s",
     "litellm.BadRequestError: VertexAIException BadRequestError - %s. Received Model Group=x\ny",
+    f"litellm.BadRequestError: BedrockException - %s{ROUTER}",
+    f"litellm.BadRequestError: BedrockException - %s{FALLBACKS}[{{'*': ['a', 'b']}}]{ROUTER}",
+    f"litellm.BadRequestError: BedrockException - %s. {FALLBACKS}{{'*': 'None'}}{ROUTER}",
+    f"litellm.BadRequestError: AnthropicException - %s{FAILED}",
+    "litellm.BadRequestError: XException - %s"
+    f"{ROUTER} LiteLLM Retried: 2 times, LiteLLM Max Retries: 3",
+    "litellm.ServiceUnavailableError: litellm.MidStreamFallbackError: litellm.BadRequestError: "
+    f"AnthropicException - %s Original exception: BadRequestError: litellm.X{ROUTER}",
     "Upstream request failed: [invalid_request_error] %s",
     "Provider my-1 returned 400: invalid_request_error: %s | Upstream: {}",
     "Error from provider(x,model: 400): %s",
+    "Error from provider: %s",
+    "Error from provider: [p/m] [400]: 400: Upstream error: %s (reset after 3s) (request id: 2026)",
+    "upstream returned 400: %s",
+    "The model returned the following errors: %s",
+    "An error occurred (ValidationException) when calling the InvokeModel operation: %s",
+    "error, status code: 400, status: 400 Bad Request, message: %s",
+    "Request failed with status code 400: %s",
+    "API Error: 400 %s",
+    "HTTP 400 Bad Request: %s. Please retry after 3 seconds.",
+    "openai error: %s, status code: 400",
     "400: %s",
 ]
 PYTHON = [
     "Error code: 400 - {'error': {'message': \"%s\", 'type': 'x', 'param': 'y'}}",
     "Error code: 400 - {'type': 'error', 'error': {'type': 'x', 'message': '%s'}, 'y': 'z'}",
+    "Error code: 400 - {'error': {'message': '%s', 'param': None, 'x': (True, False, ())}}",
+    "BadRequestError(\"Error code: 400 - {'error': {'message': '%s', 'code': 400}}\")",
+    "BadRequestError('%s')",
 ]
 ECHO = {"model": "m", KEY: "k", "param": KEY, "messages": [{"content": QUOTE}]}
 
@@ -128,6 +196,53 @@ LOOKALIKES: list[Any] = [
     said(f"'messages.0': property '{KEY}' is unsupported"),
     said(f"Unknown name \"{KEY}\" at 'contents[0].parts[0]': Cannot find field."),
     said(f"#/messages/0: extraneous key [{KEY}] is not permitted"),
+    said(f"#/messages/0: extraneous key [{KEY}] is not permitted, please reformat your input"),
+    # the request repeated
+    said("bad request", request=ECHO, input=ECHO, body=ECHO, ctx={"error": QUOTE}),
+    said("flagged", metadata={"flagged_input": QUOTE, "message": QUOTE, "error": said(QUOTE)}),
+    said(json.dumps(ECHO)),
+    said(repr(ECHO)),
+    said(f"could not parse {json.dumps(said(QUOTE))}"),
+    {"detail": "bad", "input": said(QUOTE), "requestBodyValues": said(QUOTE)},
+    {"choices": [{"message": {"content": json.dumps(said(QUOTE))}}]},
+    # a user, a tool or a model quoted
+    said(f"Invalid prompt: {QUOTE}"),
+    said(f"Your message '{QUOTE}' was blocked"),
+    said(f"Tool error: {QUOTE}"),
+    said(f"ToolExecutionError: {QUOTE}"),
+    said(f"ContentFilterException - {QUOTE}"),
+    said(f"ContentFilterError('{QUOTE}')"),
+    said(f"Model output: {QUOTE}"),
+    said(f"[p/m] [400]: Your input was flagged: {QUOTE} (reset after 30s)"),
+    said(f"{QUOTE} (he said)"),
+    said(f"{QUOTE} (request id: what is that?)"),
+    said(f"{QUOTE}. Received Model Group=x was flagged"),
+    said(f"{QUOTE}. {FALLBACKS}[1] was flagged"),
+    said(f"{QUOTE} Original exception: said the user"),
+    said(f"{QUOTE} | Upstream: rejected"),
+    said(f"b'{QUOTE}' was flagged"),
+    said(f"b'{QUOTE}"),
+    said(f"(400) what is {QUOTE}"),
+    said(f"Unsupported parameter: set_{KEY} (reset after 30s)"),
+    # names of other fields, tools, places
+    said(f"Invalid tool name '{KEY}'"),
+    said(f"tools.0.name: '{KEY}' is not supported"),
+    said(f"messages[0]: unknown field `{KEY}`, expected `role`"),
+    said(f'json: unknown field "{KEY}_2"'),
+    said(f'json: cannot unmarshal "{KEY}" into Go value'),
+    {"errors": [{"path": ["messages", 0], "message": f"Unrecognized key(s) in object: '{KEY}'"}]},
+    said(f"{PERMITTED}, field: 'user', value: '{KEY}'"),
+    said(f"{PERMITTED}, field: 'messages.0.{KEY}', value: '{UUID}'"),
+    said(f"{PERMITTED}, field: '{KEY}', value: 'what a user wrote'"),
+    said(f"{PERMITTED}, field: '{KEY}', value: '{UUID}' was flagged"),
+    said(f"{PERMITTED}, field: 'x', value: \"{FIREWORKS}\""),
+    said(f"{PERMITTED}, field: 'x', value: \"a; {FIREWORKS}\""),
+    said(f"1 validation error for X\nx\n  Value error, no\n{KEY}\n  {PERMITTED} [type=x]"),
+    # hints
+    said(f"cache is full; {KEY} is not supported"),
+    said(f"{KEY} is not supported without a subscription"),
+    said(f"rate limited, use {KEY}"),
+    said(f"Missing required parameter: '{KEY}'."),
     said(f"rate limited; {KEY} is not supported by your plan"),
     said(f"1 validation error for X\nmessages\n  Value error, {KEY}\n  {PERMITTED}"),
 ]
@@ -138,80 +253,206 @@ def body(value: Any) -> bytes:
 
 
 @FORMS
-def test_rejections(error: Any, form: str) -> None:
-    for status in (400, 422):
-        assert refusal(status, body(error)) == form
-        assert refusal(status, json.dumps(error, indent=2).encode("utf-8-sig")) == form
-    for status in (200, 401, 404, 413, 429, 500):
-        assert refusal(status, body(error)) == ""
-    assert refusal(400, body(error), "prompt_cache") == ""
-    assert refusal(400, body(error).replace(KEY.encode(), b"store_x"), "store_x") == form
+def test_a_known_form_is_a_rejection_whatever_the_status(error: Any, form: str) -> None:
+    for status in (400, 404, 422, 429, 500, 503):
+        assert rejection(status, body(error)) == form
+        assert rejection(status, json.dumps(error, indent=2).encode("utf-8-sig")) == form
+    for status in (100, 204, 301, 304, 600):
+        assert rejection(status, b'"error": ' + body(error)) == ""
+    assert rejection(400, body(error), "prompt_cache") == ""
+    assert rejection(400, body(error).replace(KEY.encode(), b"store_x"), "store_x") == form
 
 
 @pytest.mark.parametrize("wrapper", WRAPPED)
 @FORMS
 def test_rejections_in_a_gateways_message(error: Any, form: str, wrapper: str) -> None:
     inner = json.dumps(error)
-    assert refusal(400, body(said(wrapper % inner))) == form
-    assert refusal(400, body(said(wrapper % repr(json.dumps(error, indent=1).encode())))) == form
-    assert refusal(400, (wrapper % inner).encode()) == form
-    assert refusal(400, body({"error": {"message": "Provider error", "metadata": {"raw": inner}}}))
+    assert rejection(400, body(said(wrapper % inner))) == form
+    assert rejection(400, body(said(wrapper % repr(json.dumps(error, indent=1).encode())))) == form
+    assert rejection(400, body(said(wrapper % repr(error)))) == form
+    assert rejection(400, (wrapper % inner).encode()) == form
+    assert rejection(503, body(wrapper % inner)) == form
+    provider = {"error": {"message": "Provider returned error", "metadata": {"raw": inner}}}
+    assert rejection(400, body(provider)) == form
+
+
+@pytest.mark.parametrize("outer", WRAPPED)
+def test_wrappers_nest_in_any_order(outer: str) -> None:
+    for wrapper in WRAPPED:
+        for inner in (BEDROCK, json.dumps({"message": BEDROCK})):
+            error = said(wrapper % inner)
+            assert rejection(503, body(said(outer % json.dumps(error)))) == "extraneous key"
+            assert rejection(400, body(said(outer % repr(error)))) == "extraneous key"
+
+
+# How a stream frames an error.
+FRAMES = [
+    "data: %s\n\n",
+    "event: error\ndata: %s\n\n",
+    "event: error\ndata:%s",
+    ": wait\n\nevent: ping\ndata: {}\n\ndata: %s\n\ndata: [DONE]\n\n",
+    "data: %s\ndata: [DONE]\n\n",
+    "\ufeffdata: %s\r\n\r\n",
+    "id: 1\ndata: %s\n\n",
+]
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@FORMS
+def test_rejections_as_an_event(error: Any, form: str, frame: str) -> None:
+    inner = json.dumps(error)
+    assert rejection(400, (frame % inner).encode()) == form
+    wrapped = json.dumps({"type": "error", "error": {"message": f"Error from provider: {inner}"}})
+    for status in (200, 201, 400, 503):
+        assert rejection(status, (frame % wrapped).encode()) == form
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        said(GO),
+        {"error": GO},
+        {"type": "error", "code": None, "message": GO, "param": None},
+        {"type": "response.failed", "response": {"error": {"code": "x", "message": GO}}},
+        {"choices": [], "error": {"message": GO, "code": 400}},
+        [said(GO)],
+    ],
+    ids=repr,
+)
+def test_an_error_with_a_status_of_success_counts_by_its_structure(error: Any) -> None:
+    assert rejection(200, body(error)) == "unknown field"
+    assert rejection(200, json.dumps(error, indent=1).encode()) == "unknown field"
+    assert rejection(200, body(error) + b"\n" + body({"done": True})) == "unknown field"
+    assert rejection(200, b"data: " + body(error) + b"\n\n") == "unknown field"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"choices": [{"message": {"role": "assistant", "content": json.dumps(said(GO))}}]},
+        {"choices": [{"message": {"content": GO}}], "error": None, "prompt_cache_key": "k"},
+        {"choices": [{"delta": {"content": GO}, "error": said(GO)}]},
+        {"output": [said(GO), {"type": "error", "message": GO}], "error": None},
+        {"type": "message", "content": [{"type": "text", "text": GO}, said(GO)]},
+        {"type": "content_block_delta", "delta": {"text": f'"error": {json.dumps(said(GO))}'}},
+        {"type": "response.failed", "response": None, "message": GO},
+        {"type": "response.created", "response": said(GO), "message": GO},
+        {"message": GO, "detail": GO, "x": {"error": {}}},
+        [[said(GO)], GO],
+        GO,
+        f'{{"error": "{GO}"}}',
+    ],
+    ids=repr,
+)
+def test_a_completion_that_quotes_an_error_is_no_rejection(value: Any) -> None:
+    for content in (body(value), b"data: " + body(value) + b"\n\n", b'"error":{ ' + body(value)):
+        assert rejection(200, content) == ""
+    assert rejection(200, GO.encode() + b'"error": ""') == ""
+
+
+def test_a_rejection_far_behind_the_beginning_of_a_stream_is_not_looked_for() -> None:
+    event = b"data: " + body(said(GO)) + b"\n\n"
+    assert rejection(200, event + b"data: {}\n\n" * 20_000) == "unknown field"
+    assert rejection(200, b"data: {}\n\n" * 20_000 + event) == ""
 
 
 def test_python_bytes() -> None:
     inner = '{"error":\n {"x": "é \'quoted\' \\"x\\" \\\\n", "message": "KEY"}}'
     inner = inner.replace("KEY", f"{KEY}: extra fields not permitted")
     assert repr(inner.encode()).startswith("b'")
-    assert refusal(400, body(said(f"litellm.XError: {inner.encode()!r}"))) == EXTRA
+    assert rejection(400, body(said(f"litellm.XError: {inner.encode()!r}"))) == EXTRA
 
 
 @pytest.mark.parametrize("wrapper", WRAPPED + PYTHON)
 def test_messages_in_a_gateways_message(wrapper: str) -> None:
     for message in (f"{KEY}: Extra inputs are not permitted", f"Unsupported parameter: {KEY}"):
-        assert refusal(400, body(said(wrapper % message)))
-        assert refusal(400, (wrapper % message).encode())
+        assert rejection(400, body(said(wrapper % message)))
+        assert rejection(400, (wrapper % message).encode())
 
 
 @pytest.mark.parametrize("error", LOOKALIKES, ids=str)
-def test_lookalikes(error: Any) -> None:
-    for status in (400, 422):
-        assert refusal(status, body(error)) == ""
-        for wrapper in WRAPPED:
-            assert refusal(status, body(said(wrapper % json.dumps(error)))) == ""
+def test_errors_that_name_the_field_for_another_reason_are_no_rejections(error: Any) -> None:
+    inner = json.dumps(error)
+    for status in (200, 400, 422, 503):
+        assert rejection(status, inner.encode()) == ""
+        assert rejection(status, body(inner)) == ""
+        for frame in FRAMES:
+            assert rejection(status, (frame % inner).encode()) == ""
+    for wrapper in WRAPPED:
+        for wrapped in (inner, repr(error), repr(inner.encode())):
+            assert rejection(400, body(said(wrapper % wrapped))) == ""
+            assert rejection(400, (wrapper % wrapped).encode()) == ""
 
 
 def test_a_member_of_the_field_is_the_field() -> None:
     member = "prompt_cache_options.comparison_response_id"
     error = {"error": {"message": f"Unknown parameter: '{member}'.", "param": member}}
     for value in (error, said(f"Unknown parameter: '{member}'.")):
-        assert refusal(400, body(value), "prompt_cache_options")
-        assert refusal(400, body(value)) == ""
+        assert rejection(400, body(value), "prompt_cache_options")
+        assert rejection(400, body(value)) == ""
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        KEY.encode(),
-        b"\xff\x00" + KEY.encode(),
-        b'{"error": ' + KEY.encode(),
-        b'["' + KEY.encode() + b'", ' + b"[" * 200_000,
-        b'{"error": ' * 100_000 + b'"' + KEY.encode(),
-        b'{"error": ' * 500 + body(UNKNOWN) + b"}" * 500,
-        body([KEY, 1, None, True, [[]], {"error": None}, {"loc": {}, "param": 1}]),
-        body([KEY] + [said("x")] * 9000),
-        body(said(QUOTE + ", a" * 5000)),
-        body(said("litellm." * 500 + QUOTE)),
-        body(said("Error: " * 580 + QUOTE + "!")),
-        body(said("400: " * 800 + "`a`, " * 9 + KEY)),
-        body(said(QUOTE) | {"input": "x" * (256 << 10)}),
-        b"b'" + b"\\" * 4001 + KEY.encode() + b"'",
-        b"b'[" + b"1" * 5000 + KEY.encode(),
-    ],
-    ids=range(16),
-)
+def test_the_value_that_an_error_repeats_has_to_be_the_addons() -> None:
+    values = {
+        f"'{UUID}'": KEY,
+        "{'comparison_response_id': 'resp_68a1b2.c-d'}": "prompt_cache_options",
+    }
+    for value, field in values.items():
+        error = said(f"{PERMITTED}, field: '{field}', value: {value}")
+        assert rejection(400, body(error), field) == EXTRA
+    for value in ("'me'", f"{UUID}", f"'{UUID} was flagged'", "{'comparison_response_id': 'a b'}"):
+        error = said(f"{PERMITTED}, field: '{KEY}', value: {value}")
+        assert rejection(400, body(error)) == ""
+
+
+def fill(piece: str, length: int = 60_000) -> str:
+    return (piece * (length // len(piece) + 1))[:length]
+
+
+HOSTILE = [
+    b"",
+    KEY.encode(),
+    b"\xff\x00" + KEY.encode(),
+    b'{"error": ' + KEY.encode(),
+    b'["' + KEY.encode() + b'", ' + b"[" * 60_000,
+    b'{"error": ' * 6_000 + b'"' + KEY.encode(),
+    b'{"error": ' * 500 + body(UNKNOWN) + b"}" * 500,
+    body([KEY, 1, None, True, [[]], {"error": None}, {"loc": {}, "param": 1}]),
+    body([KEY] + [said("x")] * 3000),
+    body([[[[KEY]] * 9] * 9] * 9),
+    body(said(QUOTE + ", a" * 5000)),
+    body(said("litellm." * 500 + QUOTE)),
+    body(said("Error: " * 580 + QUOTE)),
+    body(said("400: " * 800 + "`a`, " * 9 + KEY)),
+    body(said(QUOTE + " (reset after 1s)" * 800)),
+    body(said(QUOTE) | {"input": "x" * (64 << 10)}),
+    b"b'" + b"\\" * 4001 + KEY.encode() + b"'",
+    b"b'[" + b"1" * 5000 + KEY.encode(),
+    *(f"{KEY}{fill(piece)}".encode() for piece in ["[", "(reset ", "request id ", "| Upstream: {"]),
+    *(
+        f"{fill(piece)}{KEY}".encode()
+        for piece in ["a", "a.", "upstream ", "x_error ", "error (a) "]
+    ),
+    ("{'" + KEY + fill("\\'\\'\"") + "}").encode(),
+    ("{'" + KEY + "': " + fill("(", 4000) + "}").encode(),
+    ("{" + fill("'a': None, ", 5000) + f"'{KEY}'}}").encode(),
+    body({"error": [f"{{{fill(chr(39) + 'a' + chr(39) + ',', 5000)}{KEY}}}"] * 10}),
+    f'data: {{"error": "{KEY}"}}\n\n'.encode() * 2000,
+    f"data: x {KEY}\n".encode() * 3000,
+    f'{{"x":{"9" * 5000},"error":"{QUOTE}"}}'.encode(),
+]
+
+
+@pytest.mark.parametrize("content", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_errors(content: bytes) -> None:
-    assert refusal(400, content) == ""
+    for status in (200, 400):
+        assert rejection(status, content) == ""
+
+
+def test_only_small_errors_are_looked_at() -> None:
+    error = body(said(QUOTE))
+    assert rejection(400, error.ljust(MAX_SIZE)) == "unsupported parameter"
+    assert rejection(400, error.ljust(MAX_SIZE + 1)) == ""
 
 
 MARKS = ["'", '"', "b'", "{", "}", "[", "\\", "400: ", "Error: ", ", ", "\n"]
@@ -226,5 +467,5 @@ ERRORS = st.recursive(
 @given(ERRORS, st.integers(0, 60), st.binary(max_size=3))
 def test_nothing_raises(error: Any, place: int, noise: bytes) -> None:
     content = body([KEY, error])
-    assert isinstance(refusal(400, content), str)
-    assert isinstance(refusal(400, content[:place] + noise + content[place:]), str)
+    assert isinstance(rejection(400, content), str)
+    assert isinstance(rejection(400, content[:place] + noise + content[place:]), str)
