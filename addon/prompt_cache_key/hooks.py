@@ -121,7 +121,7 @@ class PromptCacheKey:
 
     async def response(self, flow: http.HTTPFlow) -> None:
         """Report what the upstream read from its cache, and keep what was streamed."""
-        self.state.bridge.remove(flow)
+        self.state.bridge.remove(flow, is_answered=not flow.error)
         if exchange := self.state.exchanges.pop(flow, None):
             self.wire.keep(flow, exchange)
             await self.outcome.tell(flow, exchange)

@@ -96,12 +96,16 @@ class Injector:
                 await sleep(0)
 
         # Of one session's requests it is soon found, among all others not.
-        if (wait or identity) and (found := await bridge.find(body.raw, pause, session, place)):
-            cause, its = cast("http.HTTPFlow", found[0]), found[1]
-            its = identity or its._replace(source="bridge")
+        found = None
+        if wait or identity:
+            asked = pause if wait else None
+            found = await bridge.find(body.raw, asked, session=session, endpoint=place)
+        if found:
+            cause = cast("http.HTTPFlow", found.request)
+            its = identity or found.identity._replace(source="bridge")
             return its, Cause(cause, exchanges.get(cause) or known.get(cause))
         if identity:
-            bridge.add(flow, identity, lambda: sent_content(flow), place)
+            bridge.add(flow, identity, lambda: sent_content(flow), endpoint=place)
         elif is_raw_user_id(body.own_key):
             raise ValueError("it shows no session, and its own key is a user id, a bad key")
         return identity, None

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import flowfilter, http
 
-from prompt_cache_key.bridge.bridge import Bridge
+from prompt_cache_key.bridge.waiting import WaitingRequests
 from prompt_cache_key.endpoint import Destinations
 from prompt_cache_key.in_flight import Endpoint, RequestInFlight
 from prompt_cache_key.keys import Keys, Store
@@ -33,7 +33,7 @@ class State:
     clock: Callable[[], float] = time.monotonic
     options: Options = field(default_factory=Options)
     keys: Keys = field(default_factory=Keys)
-    bridge: Bridge = field(default_factory=Bridge)
+    bridge: WaitingRequests = field(default_factory=WaitingRequests)
     totals: Totals = field(default_factory=Totals)
     history: History = field(default_factory=History)
     exchanges: WeakKeyDictionary[http.HTTPFlow, RequestInFlight] = field(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from prompt_cache_key.bridge.passage import Steps
+from prompt_cache_key.bridge.lines import Steps
 
 Json = dict[str, Any]
 T = TypeVar("T")
