@@ -71,8 +71,9 @@ def labels(groups: Iterable[Lines]) -> dict[int, set[int]]:
 
 
 def read(blocks: list[str], room: int, *, has_labels: bool) -> Steps[Lines]:
-    """Read the first lines of each block: an equal share of `room` lines, at least two."""
-    share = max(2, room // len(blocks))
+    """Read the first lines of each block, so many that all together have room."""
+    yield sum(map(len, blocks)) // 500
+    share = _share([block.count("\n") + 1 for block in blocks], room)
     inner: set[int] = set()
     labelled: array[int] = array("q")
     ends = []
@@ -94,6 +95,17 @@ def read(blocks: list[str], room: int, *, has_labels: bool) -> Steps[Lines]:
         inner -= hashed[0]
         edges = tuple(array("q", form - inner) for form in hashed)
     return Lines(array("q", inner), edges, labelled)
+
+
+def _share(sizes: list[int], room: int) -> int:
+    """Return how many lines each block may have, at least two: long ones share what is left."""
+    share = room
+    for number, size in enumerate(sorted(sizes)):
+        share = room // (len(sizes) - number)
+        if size > share:
+            break
+        room -= size
+    return max(2, share)
 
 
 def _add_labels(labelled: "array[int]", lines: list[str]) -> None:

@@ -25,16 +25,16 @@ MAX_ITEMS = 4096
 """Blocks of a message; tools."""
 
 MAX_MESSAGES = 20_000
-MAX_LINES = 4096
+MAX_LINES = 8192
 """Lines of a request that are kept: so many of the system prompt and messages, so many of the
 newest that were said, and so many of the newest tool results."""
 
-MAX_CALL_LINES = 16 * MAX_LINES
+MAX_CALL_LINES = 8 * MAX_LINES
 """The same of an upstream call. A request's lines have to be in its call, so this is more."""
 
 MAX_IDS = 32
 _MAX_PROBES = 4096
-_OVERHEAD = 8
+_OVERHEAD = 24
 """Lines that a message counts as, whatever it says: what its objects take."""
 
 _SYSTEM = ("system", "developer")
@@ -98,13 +98,13 @@ def newest_ids(body: bytes) -> list[str]:
     return list(ids)
 
 
-def read(body: bytes, max_lines: int = MAX_CALL_LINES) -> Steps[Prompt | None]:
+def read(body: bytes, *, is_call: bool) -> Steps[Prompt | None]:
     """Read a request; None if it is no JSON object or too much of one."""
     if len(body) > MAX_BYTES:
         return None
     try:
         request = yield from _parsed(body)
-        return (yield from _read(request, max_lines)) if isinstance(request, dict) else None
+        return (yield from _read(request, is_call=is_call)) if isinstance(request, dict) else None
     except (ValueError, RecursionError):
         return None
 
@@ -119,9 +119,9 @@ def _parsed(body: bytes) -> Steps[Any]:
     return json.loads(body, parse_int=bool, parse_float=bool)
 
 
-def _read(request: dict[str, Any], max_lines: int) -> Steps[Prompt]:
+def _read(request: dict[str, Any], *, is_call: bool) -> Steps[Prompt]:
     prompt = Prompt(_tools(request.get("tools")))
-    reader = _Reader(prompt, max_lines)
+    reader = _Reader(prompt, is_call=is_call)
     for name in ("system", "instructions"):
         yield from reader.add_system(_blocks(request.get(name)))
     conversation = request.get("messages") or request.get("input")
@@ -142,11 +142,14 @@ def _read(request: dict[str, Any], max_lines: int) -> Steps[Prompt]:
 class _Reader:
     """Adds messages to a prompt, the newest first, while there is room for their lines."""
 
-    def __init__(self, prompt: Prompt, max_lines: int) -> None:
+    def __init__(self, prompt: Prompt, *, is_call: bool) -> None:
+        max_lines = MAX_CALL_LINES if is_call else MAX_LINES
         self.ids: set[str] = set()
         self._prompt = prompt
         self._room = dict.fromkeys(("system", "said", "results"), max_lines)
         self._are_results_new = True
+        # What is said in a call may be a system message of the request.
+        self._labelled = ("system", "said") if is_call else ("system",)
 
     def add_system(self, blocks: list[str]) -> Steps[None]:
         """Add a system prompt or message."""
@@ -184,7 +187,7 @@ class _Reader:
         if not blocks or self._room[kind] <= 0:
             return []
         yield 5 * len(blocks)
-        added = yield from lines.read(blocks, self._room[kind], has_labels=kind != "results")
+        added = yield from lines.read(blocks, self._room[kind], has_labels=kind in self._labelled)
         self._room[kind] -= _OVERHEAD + sum(map(len, (added.inner, *added.edges)))
         return [added]
 

@@ -35,14 +35,7 @@ from typing import NamedTuple, TypeVar
 
 from prompt_cache_key.bridge.agreement import Agreement, Comparison
 from prompt_cache_key.bridge.lines import Steps
-from prompt_cache_key.bridge.prompt import (
-    MAX_BYTES,
-    MAX_CALL_LINES,
-    MAX_LINES,
-    Prompt,
-    newest_ids,
-    read,
-)
+from prompt_cache_key.bridge.prompt import MAX_BYTES, Prompt, newest_ids, read
 from prompt_cache_key.identity import Identity
 
 MAX_WAITING = 128
@@ -60,7 +53,7 @@ STEP = 2000
 BUDGET = 250_000
 """Microseconds of work for one call. A request of 100 kB takes 1,000 to read, once."""
 
-READ_BUDGET = 50_000
+READ_BUDGET = 60_000
 """Microseconds of work to read one request."""
 
 UNKNOWN = "?"
@@ -141,7 +134,7 @@ class _Request:
     model: str
     get_body: Callable[[], bytes]
     calls: int = 0
-    gone_at: float | None = None
+    gone_at: float = 0.0
     _ids: list[str] = field(default_factory=list)
     _prompt: Prompt | None = None
     _is_read: bool = False
@@ -156,7 +149,7 @@ class _Request:
     async def prompt(self, pace: _Pace) -> Prompt | None:
         """Return what it says; None if that is too much, or not known yet."""
         if not self._is_read and (body := self.get_body()):
-            self._prompt = await pace.run(read(body, MAX_LINES), READ_BUDGET)
+            self._prompt = await pace.run(read(body, is_call=False), READ_BUDGET)
             self._is_read = True
         return self._prompt
 
@@ -248,10 +241,11 @@ class WaitingRequests:
             best = requests if is_one else await self._best(requests, call, pause) or requests
         else:
             start = self._clock() - GONE_SECONDS
-            self._gone = [each for each in self._gone if (each.gone_at or 0) > start]
+            self._gone = [each for each in self._gone if each.gone_at > start]
             gone = [each for each in self._gone if each.endpoint != endpoint]
             best = await self._best([*requests, *gone], call, pause)
-        return _origin(best, is_user_scope=is_user_scope)
+        waiting = [each for each in best if each in requests]
+        return _origin(best, waiting, is_user_scope=is_user_scope)
 
     async def _best(
         self, requests: list[_Request], call: bytes, pause: Pause | None
@@ -269,11 +263,11 @@ class WaitingRequests:
                 return []
 
 
-def _origin(best: list[_Request], *, is_user_scope: bool) -> Origin | None:
-    """Return the origin of a call that all these may be of."""
-    waiting = sorted((each for each in best if each.gone_at is None), key=lambda each: each.calls)
+def _origin(best: list[_Request], waiting: list[_Request], *, is_user_scope: bool) -> Origin | None:
+    """Return the origin of a call that all these may be of, `waiting` being those that wait."""
     if not waiting:
         return None
+    waiting.sort(key=lambda each: each.calls)
     first = waiting[0]
     is_one = len({each.identity.session for each in best}) == 1
     owners = {(each.user, each.model) for each in best}
@@ -290,7 +284,7 @@ def _origin(best: list[_Request], *, is_user_scope: bool) -> Origin | None:
 
 async def _compared(requests: list[_Request], content: bytes, pace: _Pace) -> list[_Request]:
     """Return the requests that agree best with the content of a call."""
-    call = await pace.run(read(content, MAX_CALL_LINES))
+    call = await pace.run(read(content, is_call=True))
     if not call:
         return []
     ids = newest_ids(content)[: call.newest_calls]

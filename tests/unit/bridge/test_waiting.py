@@ -1,318 +1,203 @@
-import asyncio
 import json
-import lzma
-import random
-from collections import Counter
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
-from lib import ROOT
-from lib.recordings import records
-from prompt_cache_key.bridge.bridge import MAX_GONE, MAX_READ, MAX_WAITING, STEP, Bridge, Pace
-from prompt_cache_key.bridge.prompt import MAX_LINES
+from prompt_cache_key.bridge.prompt import MAX_BYTES
+from prompt_cache_key.bridge.waiting import (
+    BUDGET,
+    GONE_SECONDS,
+    MAX_DELAY,
+    MAX_GONE,
+    MAX_GONE_BYTES,
+    MAX_WAITING,
+    STEP,
+    Origin,
+    WaitingRequests,
+)
 from prompt_cache_key.identity import Identity
+from unit.bridge.bridges import Clock, add, find, identity, origins, waiting
 from unit.bridge.translators import (
-    ATTRIBUTION,
     CONVERSATIONS,
     FIRST,
-    LOOK,
-    TRANSLATORS,
+    ONE,
     Json,
     chat,
-    cut,
     encoded,
-    environment,
     prompt,
     request,
-    responses,
-    result,
     says,
-    text,
-    told,
-    use,
+    turn,
 )
 
-
-def identity(session: str, agent: str = "main") -> Identity:
-    return Identity(session, agent, "header")
+# --- a client has gone, and its call comes, or comes again ---------------------------------------
 
 
-def add(bridge: Bridge, name: Any, body: Json, session: str = "") -> None:
-    bridge.add(name, identity(session or name), lambda: encoded(body))
-
-
-def waiting(bodies: dict[str, Json]) -> Bridge:
-    """Return a bridge with a request in flight for each of these sessions."""
-    bridge = Bridge()
-    for session, body in bodies.items():
-        add(bridge, session, body)
-    return bridge
-
-
-def causes(bridge: Bridge, calls: list[bytes], at_pause: Any = list, session: str = "") -> Any:
-    """Return the causes of calls that come together, each of which lets others go on in a pause."""
-
-    async def pause() -> None:
-        at_pause()
-        await asyncio.sleep(0)
-
-    async def find_all() -> list[Any]:
-        return await asyncio.gather(*(bridge.find(call, pause, session) for call in calls))
-
-    return asyncio.run(find_all())
-
-
-def find(bridge: Bridge, call: Json, session: str = "", at_pause: Any = list) -> Any:
-    (cause,) = causes(bridge, [encoded(call)], at_pause, session)
-    return cause and cause[0]
-
-
-# --- translators --------------------------------------------------------------------------------
-
-# Words are not enough, where a translator strips tools and system prompt; "..." for an image
-# neither.
-NOT_FOUND = {
-    (translator, name)
-    for translator in ("strips system", "says something first")
-    for name in ("its title", "a summary")
-} | {("one text for all", "an image")}
-
-
-@pytest.mark.parametrize("translator", TRANSLATORS)
-def test_each_call_finds_its_session_and_no_other(translator: str) -> None:
-    for name, body in CONVERSATIONS.items():
-        call = TRANSLATORS[translator](body)
-        found = None if (translator, name) in NOT_FOUND else name
-        assert find(waiting(CONVERSATIONS), call) == found
-        others = {other: body for other, body in CONVERSATIONS.items() if other != name}
-        assert find(waiting(others), call) is None
-
-
-@pytest.mark.parametrize("translator", TRANSLATORS)
-def test_long_conversations(translator: str) -> None:
-    def turns(name: str, count: int) -> list[Json]:
-        log = "\n".join(f"{name} {number}" for number in range(500))
-        messages = [prompt(f"begin {name}")]
-        for turn in range(count):
-            messages.append(says("assistant", f"{name}, turn {turn}", use()))
-            messages.append(says("user", result(log, f"end of {turn}")))
-        return messages
-
-    trunk = turns("trunk", 30)
-    bodies = {name: request(*trunk, *turns(name, 2)) for name in ("one", "two")}
-    bodies["grown"] = request(*bodies["two"]["messages"], says("user", "go on"))
-    bodies["trunk"] = request(*trunk)
-    log = "\n".join(map(str, range(MAX_LINES)))
-    bodies["a long prompt"] = request(says("user", "look at this", log))
-    bodies["a long text and a prompt"] = request(says("user", log, "look at that"))
-    bodies["a long result"] = request(FIRST, LOOK, says("user", result(log)))
-    for name, body in bodies.items():
-        assert find(waiting(bodies), TRANSLATORS[translator](body)) == name
-
-
-RECORDED = {
-    f"{record['client']} {record['scenario']} {record['seq']}": json.loads(record["body"])
-    for record in records("claude_code")
-    if record["path"].startswith("/v1/messages?")
-}
-
-
-def conversation(body: Json) -> list[Any]:
-    """Return what is said, by blocks."""
-    said = [(each["role"], each["content"]) for each in body["messages"]]
-    return [
-        (role, block)
-        for role, content in said
-        if role != "system"
-        for block in (text(content) if isinstance(content, str) else content)
-    ]
-
-
-@pytest.mark.parametrize("translator", TRANSLATORS)
-def test_recorded_requests(translator: str) -> None:
-    assert len(RECORDED) > 40
-    for name, body in RECORDED.items():
-        call = TRANSLATORS[translator](body)
-        found = find(waiting(RECORDED), call)
-        assert found is None or conversation(RECORDED[found]) == conversation(body)
-        alone = find(waiting({name: body}), call)
-        assert alone or (translator in {name for name, _ in NOT_FOUND} and not body.get("tools"))
-
-
-def test_recorded_calls_find_no_stranger() -> None:
-    calls = [record["body"].encode() for record in records("translators")]
-    assert not any(causes(waiting(RECORDED), calls))
-
-
-def test_recorded_chains() -> None:
-    with lzma.open(ROOT / "tests" / "data" / "chains.jsonl.xz", "rt", encoding="utf-8") as lines:
-        chains = list(map(json.loads, lines))
-    order = ["end", "client", "upstream"]  # of what happens at the same time
-    events = [(each["start"], order.index(each["side"]), n) for n, each in enumerate(chains)]
-    events += [(each["end"], 0, n) for n, each in enumerate(chains) if each["side"] == "client"]
-    bridges: dict[str, Bridge] = {}
-    right = Counter[str]()
-    for _, event, number in sorted(events):
-        record = chains[number]
-        bridge = bridges.setdefault(record["chain"], Bridge())
-        if order[event] == "client":
-            add(bridge, number, record["body"], record["session"])
-        elif order[event] == "end":
-            bridge.remove(number)
-        else:
-            (cause,) = causes(bridge, [encoded(record["body"])])
-            assert cause
-            assert cause[1].session == record["session"]
-            right[record["chain"]] += 1
-    assert len(right) == 9
-    assert right.total() == len(chains) / 2 == 293
-
-
-# --- strangers, and who is like another ---------------------------------------------------------
-
-
-NO_OBJECTS = [b"", b"[]", b"null", b"\xff", b'{"messages":', b"[" * 100_000]
-STRANGERS: list[Json] = [
-    {},
-    {"messages": []},
-    {"messages": [{"role": "user", "content": []}], "tools": [{"name": "Bash"}]},
-    request(says("user", result("a.py"))),
-    {"input": "fix the tests", "instructions": "Be concise."},
-    {"messages": ["hi", 1, None, [], {"role": 1, "content": {"text": "hi"}}], "tools": [1, {}]},
-    {"messages": {"role": "user", "content": "hi"}, "tools": {"function": {"name": "Bash"}}},
-]
-
-
-@pytest.mark.parametrize("call", [*NO_OBJECTS, *(encoded(each) for each in STRANGERS)])
-def test_strangers_find_nothing(call: bytes) -> None:
-    hi = says("user", "hi")
-    bridge = waiting(CONVERSATIONS | {"hi": request(hi), "bare": request(hi, system=())})
-    if call in NO_OBJECTS:
-        bridge.add("broken", identity("broken"), lambda: call)
-    assert causes(bridge, [call]) == [None]
-    assert find(bridge, chat(request(hi))) == "hi"
-
-
-KEEPS = ("anthropic", "responses", "keeps system messages", "adds notes", "cuts attribution")
-
-
-@pytest.mark.parametrize("translator", TRANSLATORS)
-def test_the_same_words_in_eight_directories(translator: str) -> None:
-    more: list[tuple[str, ...]] = [(), ("Git: yes", "Branch: main")]
-    bodies = {
-        f"/{n}": request(FIRST, says("system", environment(f"/{n}", *more[n % 2])))
-        for n in range(8)
-    }
-    bridge = waiting(bodies)
-    calls = [encoded(TRANSLATORS[translator](body)) for body in bodies.values()]
-    found = [cause and cause[0] for cause in causes(bridge, calls)]
-    assert found == list(bodies) or (found == [None] * 8 and translator not in KEEPS)
-
-
-def turn(call: str, *more: Json, output: str = "no output") -> Json:
-    """Return a request with the result of one tool call."""
-    return request(
-        FIRST, says("assistant", use(call)), says("user", result(output, call=call)), *more
-    )
-
-
-@pytest.mark.parametrize("translate", [dict, chat, responses])
-def test_ids_of_tool_calls(translate: Callable[[Json], Json]) -> None:
-    bridge = waiting({"one": turn("toolu_1"), "two": turn("toolu_2")})
-    for number, session in [(2, "two"), (2, "two"), (1, "one"), (2, "two")]:
-        rewritten = turn(f"toolu_{number}", output="0 files")
-        assert find(bridge, translate(rewritten)) == session
-    assert find(bridge, translate(turn("toolu_3"))) is None  # of a request that is no more
-    assert find(bridge, translate(turn("toolu_2") | {"tools": [{"name": "Search"}]})) is None
-    assert find(bridge, translate(turn("c1"))) is None  # ids of a translator's own: one or two
+@pytest.mark.parametrize("calls", [0, 1, 2])
+@pytest.mark.parametrize("body", [request(FIRST), turn("functions.Bash:0"), turn(ONE)])
+def test_a_retry_whose_client_has_gone_finds_no_other_session(body: Json, calls: int) -> None:
+    bridge = WaitingRequests(Clock())
+    add(bridge, "one", body)
+    assert [find(bridge, chat(body)) for _ in range(calls)] == ["one"] * calls
     bridge.remove("one")
-    assert find(bridge, translate(turn("c1"))) == "two"
-    assert find(bridge, translate(turn("c1", output="other"))) is None
-    assert find(bridge, told(turn("toolu_2"))) == "two"
-
-
-def test_forks_have_the_same_ids() -> None:
-    push, commit = (
-        turn("toolu_1", says("assistant", "Done."), says("user", what))
-        for what in ("push it", "commit it")
-    )
-    bridge = waiting({"one": push, "two": commit})
-    assert [find(bridge, chat(body)) for body in (commit, push)] == ["two", "one"]
+    assert find(bridge, chat(body)) is None
+    add(bridge, "two", body)
+    assert find(bridge, chat(body)) is None
+    add(bridge, "three", body, "one")  # the client's own retry: of "one" or of "two"
+    assert find(bridge, chat(body)) is None
+    bridge.remove("two", is_answered=True)
+    assert find(bridge, chat(body)) is None  # "two" had no call yet
+    bridge = WaitingRequests(Clock())
+    add(bridge, "one", body)
     bridge.remove("one")
-    assert find(bridge, chat(push)) is None
-    add(bridge, "three", commit)
-    assert find(bridge, chat(commit)) is None  # two or three
+    add(bridge, "three", body, "one")
+    assert find(bridge, chat(body)) == "three"
 
 
-def test_of_two_with_the_same_words_the_one_that_has_more_of_the_system_prompt() -> None:
-    less, more = request(FIRST), request(FIRST, says("system", "Mind the gap."))
-    for bodies in ({"less": less, "more": more}, {"more": more, "less": less}):
-        assert find(waiting(bodies), chat(more, middle="system")) == "more"
+def test_what_is_answered_after_its_call_is_forgotten() -> None:
+    bridge = waiting({"one": request(FIRST)})
+    assert find(bridge, chat(request(FIRST))) == "one"
+    bridge.remove("one", is_answered=True)
+    add(bridge, "two", request(FIRST))
+    assert find(bridge, chat(request(FIRST))) == "two"
 
 
-def test_of_a_session_the_one_with_the_fewest_calls() -> None:
-    bridge = Bridge()
-    for name in ("first", "second", "third"):
-        add(bridge, name, turn("toolu_1"), "session")
-    call = chat(turn("toolu_1"))
-    assert [find(bridge, call) for _ in range(4)] == ["third", "second", "first", "third"]
-    add(bridge, "fourth", turn("toolu_1"), "another session")
-    assert find(bridge, call) is None
-
-
-def test_a_call_that_shows_its_session() -> None:
-    bridge = Bridge()
-    add(bridge, "title", CONVERSATIONS["its title"], "session")
-    add(bridge, "main", request(FIRST), "session")
-    add(bridge, "other", request(FIRST), "other session")
-    assert find(bridge, chat(request(FIRST)), "session") == "main"
-    assert find(bridge, chat(request(FIRST)), "other session") == "other"
-    assert find(bridge, {"input": "whatever"}, "other session") == "other"
-    shortest = [find(bridge, {"input": "whatever"}, "session") for _ in range(4)]
-    assert Counter(shortest) == {"title": 2, "main": 2}
-    assert shortest[0] == "title"
-    assert find(bridge, chat(request(FIRST)), "unknown session") is None
-
-
-def test_a_late_call_finds_no_other_session() -> None:
-    bridge = waiting({"one": request(FIRST), "two": request(FIRST)})
-    bridge.remove("one")  # before its call came
+def test_what_has_gone_is_remembered_for_a_time() -> None:
+    clock = Clock()
+    bridge = WaitingRequests(clock)
+    for name in ("one", "two"):
+        add(bridge, name, request(FIRST))
+    bridge.remove("one")
+    clock.now = GONE_SECONDS - 1
     assert find(bridge, chat(request(FIRST))) is None
-    for number in range(MAX_GONE):
-        add(bridge, number, request(prompt(str(number))), "more")
+    clock.now = GONE_SECONDS
+    assert find(bridge, chat(request(FIRST))) == "two"
+
+
+@pytest.mark.parametrize(("count", "size"), [(MAX_GONE, 1), (5, MAX_GONE_BYTES // 5)])
+def test_what_has_gone_is_remembered_up_to_a_number_and_a_size(count: int, size: int) -> None:
+    bridge = waiting({"one": request(FIRST), "two": request(FIRST)})
+    bridge.remove("one")
+    for number in range(count):
+        add(bridge, number, request(prompt("x" * size + str(number))), "more")
         bridge.remove(number)
     assert find(bridge, chat(request(FIRST))) == "two"
-    bridge.remove("two")  # it has had its call
-    add(bridge, "three", request(FIRST))
-    assert find(bridge, chat(request(FIRST))) == "three"
 
 
-# --- the requests in flight ---------------------------------------------------------------------
+@pytest.mark.parametrize("body", [b"", b" " * (MAX_BYTES + 1)])
+def test_what_has_gone_without_a_body_to_read_is_not_remembered(body: bytes) -> None:
+    bridge = waiting({"two": request(FIRST)})
+    bridge.add("one", identity("one"), lambda: body)
+    bridge.remove("one")
+    assert find(bridge, chat(request(FIRST))) == "two"
 
 
-def test_who_speaks_in_it() -> None:
+# --- one key per user ----------------------------------------------------------------------------
+
+ANN, BOB = ("account", "device of Ann"), ("account", "device of Bob")
+
+
+def user_of(bridge: WaitingRequests, call: Json) -> Origin | None:
+    return origins(bridge, [encoded(call)], is_user_scope=True)[0]
+
+
+def test_several_sessions_of_one_user() -> None:
+    bridge = WaitingRequests(Clock())
+    for name in ("one", "two"):
+        add(bridge, name, request(FIRST), user=ANN)
+    call = chat(request(FIRST))
+    assert find(bridge, call) is None
+    unsure = Identity("?", "main", "header")
+    assert user_of(bridge, call) == Origin(None, unsure, ANN, ("two", "one"))
+    assert user_of(bridge, call) == Origin(None, unsure, ANN, ("one", "two"))
+    bridge.remove("one")
+    assert user_of(bridge, call) == Origin(None, unsure, ANN, ("two",))
+    bridge.remove("two")
+    assert user_of(bridge, call) is None
+
+
+def test_agents_of_one_user_that_differ() -> None:
+    bridge = WaitingRequests(Clock())
+    for name in ("one", "two"):
+        body = encoded(request(FIRST))
+        bridge.add(name, identity(name, f"agent {name}"), lambda body=body: body, user=ANN)  # type: ignore[misc]
+    origin = user_of(bridge, chat(request(FIRST)))
+    assert origin
+    assert origin.identity == Identity("?", "?", "header")
+
+
+def test_one_session_is_found_for_its_user() -> None:
+    bridge = WaitingRequests(Clock())
+    add(bridge, "one", request(FIRST), user=ANN)
+    add(bridge, "two", turn(ONE), user=ANN)
+    found = user_of(bridge, chat(request(FIRST)))
+    assert found == Origin("one", identity("one"), ANN, ("one",))
+
+
+@pytest.mark.parametrize(
+    ("users", "models"),
+    [
+        ((ANN, BOB), ("m", "m")),
+        ((None, None), ("m", "m")),
+        ((ANN, None), ("m", "m")),
+        ((ANN, ANN), ("m", "n")),
+    ],
+)
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_users_and_models_are_never_mixed_up(users: Any, models: Any, is_gone: bool) -> None:
+    bridge = WaitingRequests(Clock())
+    body = encoded(request(FIRST))
+    for name, user, model in zip("ab", users, models, strict=True):
+        bridge.add(name, identity(name), lambda: body, user=user, model=model)
+    if is_gone:
+        bridge.remove("a")
+    assert user_of(bridge, chat(request(FIRST))) is None
+
+
+# --- the requests that wait ----------------------------------------------------------------------
+
+
+def test_an_origin_has_the_identity_of_its_request() -> None:
     bridge = waiting(CONVERSATIONS)
     call = chat(CONVERSATIONS["a result"])
     assert find(bridge, call) == "a result"
-    bridge.remove("a result")
+    bridge.remove("a result", is_answered=True)
     bridge.remove("never there")
     assert find(bridge, call) is None
     bridge.add("again", identity("s", "a1"), lambda: encoded(CONVERSATIONS["a result"]))
-    assert causes(bridge, [encoded(call)]) == [("again", identity("s", "a1"))]
+    assert origins(bridge, [encoded(call)]) == [
+        Origin("again", identity("s", "a1"), None, ("again",))
+    ]
 
 
-def test_the_oldest_goes_first() -> None:
+def test_requests_to_the_endpoint_of_the_call_are_no_candidates() -> None:
+    bridge = WaitingRequests(Clock())
+    body = encoded(request(FIRST))
+    for name, endpoint in (("front", "translator"), ("gone", "upstream"), ("direct", "upstream")):
+        bridge.add(name, identity(name), lambda: body, endpoint=endpoint)
+    bridge.remove("gone")
+    for endpoint, found in (("upstream", "front"), ("translator", None)):
+        (origin,) = origins(bridge, [encoded(chat(request(FIRST)))], endpoint=endpoint)
+        assert (origin and origin.request) == found
+
+
+def test_the_oldest_are_left_out() -> None:
     bodies = {str(n): request(prompt(f"do this {n}")) for n in range(MAX_WAITING + 2)}
     bridge = waiting(bodies)
     found = [find(bridge, chat(body)) for body in bodies.values()]
     assert found == [None, None, *list(bodies)[2:]]
 
 
+def test_the_oldest_that_are_left_out_still_wait() -> None:
+    bridge = waiting({str(n): request(FIRST) for n in range(2)})
+    for n in range(MAX_WAITING - 1):
+        add(bridge, f"more {n}", request(prompt(f"do this {n}")))
+    assert find(bridge, chat(request(FIRST))) is None
+
+
 def test_a_body_that_is_not_known_yet() -> None:
     bodies = [b"", b""]
-    bridge = Bridge()
+    bridge = WaitingRequests(Clock())
     for number in range(2):
         bridge.add(number, identity("s"), lambda number=number: bodies[number])  # type: ignore[misc]
     for body in (request(FIRST), turn("toolu_1")):
@@ -324,40 +209,17 @@ def test_a_body_that_is_not_known_yet() -> None:
         bridge.add(0, identity("s"), lambda: bodies[0])
 
 
-def test_long_bodies_are_told_by_their_ids() -> None:
-    long = "x" * MAX_READ
-    bodies = {name: turn(name, output=long) for name in ("toolu_1", "toolu_2")}
-    bridge = waiting(bodies | {"words": request(prompt(long))})
-    for name, body in bodies.items():
-        assert find(bridge, chat(body)) == name
-    assert find(bridge, chat(turn("toolu_1"))) == "toolu_1"  # a translator has shortened it
-    assert find(bridge, chat(turn("toolu_3", output=long))) is None
-    assert find(bridge, chat(request(prompt(long)))) is None
+def test_a_call_without_pauses_waits_for_nothing() -> None:
+    bridge = waiting(CONVERSATIONS)
+    finding = bridge.find(encoded(chat(CONVERSATIONS["a result"])))
+    with pytest.raises(StopIteration) as end:
+        finding.send(None)
+    assert end.value.value.request == "a result"
 
 
-# --- slices of time -----------------------------------------------------------------------------
+# --- slices of time, and bounds -------------------------------------------------------------------
 
-
-@pytest.mark.parametrize(
-    ("works", "pauses"),
-    [([STEP], 0), ([1, STEP], 1), ([STEP // 2] * 9, 4), ([9 * STEP] * 3, 2)],
-)
-def test_it_pauses_before_much_work(works: list[int], pauses: int) -> None:
-    made: list[int] = []
-
-    async def spend() -> None:
-        async def pause() -> None:
-            made.append(1)
-
-        pace = Pace(pause)
-        for work in works:
-            await pace.spend(work)
-
-    asyncio.run(spend())
-    assert len(made) == pauses
-
-
-LONG = [says("user", "\n".join(f"{n} {line}" for line in range(3000))) for n in range(9)]
+LONG = [says("user", "\n".join(f"{n} {line}" for line in range(3000))) for n in range(2)]
 
 
 def test_requests_that_come_and_go_in_a_pause() -> None:
@@ -367,7 +229,7 @@ def test_requests_that_come_and_go_in_a_pause() -> None:
     def at_pause() -> None:
         pauses.append(1)
         for n in range(9):
-            bridge.remove(str(n))
+            bridge.remove(str(n), is_answered=True)
         add(bridge, f"new {len(pauses)}", request(*LONG, prompt("do 4")))
 
     # It waited as the call came, unlike the new ones.
@@ -375,114 +237,72 @@ def test_requests_that_come_and_go_in_a_pause() -> None:
     assert len(pauses) > 9
 
 
-def test_bodies_are_read_once_and_only_for_a_call() -> None:
-    bridge = Bridge()
-    bodies = [encoded(request(*LONG, prompt(f"do {n}"))) for n in range(3)]
-    read: list[int] = []
+def test_a_call_while_another_is_compared() -> None:
+    """One call is compared at a time: one that cannot wait finds only what its session shows."""
+    bridge = waiting({str(n): request(*LONG, prompt(f"do {n}")) for n in range(2)})
+    body = encoded(chat(request(*LONG, prompt("do 1"))))
+    found: list[Any] = []
 
-    def read_body(number: int) -> bytes:
-        read.append(number)
-        return bodies[number]
+    def at_pause() -> None:
+        for session in ("", "1"):
+            finding = bridge.find(body, session=session)
+            with pytest.raises(StopIteration) as end:
+                finding.send(None)
+            found.append(end.value.value and end.value.value.request)
 
-    for number in range(3):
-        bridge.add(number, identity(str(number)), partial(read_body, number))
-    assert not read
-    pauses = Counter[str]()
-    call = chat(json.loads(bodies[1]))
-    found = causes(bridge, [encoded(call)] * 9, partial(pauses.update, ["together"]))
-    assert {cause[0] for cause in found} == {1}
-    assert find(bridge, call, at_pause=partial(pauses.update, ["later"])) == 1
-    assert 0 < pauses["later"] < pauses["together"]
-
-
-# --- fifty Claude Codes at once behind one translator, and strangers who talk like them -----------
-
-SYSTEM = (ATTRIBUTION, "You are Claude Code.", "\n".join(f"Rule {n}." for n in range(20)))
-TALKERS = [
-    {"messages": [{"role": "user", "content": "run the tests"}]},
-    request(prompt("run the tests"), system=(), tools=()),
-    request(prompt("run the tests"), system=("You are a bot.", "Be brief.\nBe kind.")),
-    request(prompt("run the tests"), says("system", environment("/elsewhere")), system=SYSTEM),
-]
+    assert find(bridge, json.loads(body), at_pause=at_pause) == "1"
+    assert found[:2] == [None, "1"]
+    add(bridge, "2", request(*LONG, prompt("do 2")), "1")
+    found.clear()
+    assert find(bridge, json.loads(body), at_pause=at_pause) == "1"
+    assert found[1] == "2"  # nothing tells which: one with the fewest calls
 
 
-def requests_of(number: int, chance: random.Random, *, in_words: bool) -> Iterator[Json]:
-    """Yield a session's requests; half of all sessions say the same, each in a directory."""
-    project = f" of project {number}" if number % 2 else ""
-    here = environment(f"/home/{number}", *["Git: yes", "Branch: main"][: number % 3])
-    first = f"run the tests{project}"
-    messages = [prompt(here, first)] if in_words else [prompt(first), says("system", here)]
-    for then in ("commit it", "push it", "thanks"):
-        yield request(*messages, system=SYSTEM)
-        while chance.random() < 0.6:
-            calls = [f"call_{chance.getrandbits(64):016x}" for _ in range(chance.randint(1, 2))]
-            results = (result("no output\nto show", call=each) for each in calls)
-            messages += [says("assistant", "I look.", *map(use, calls)), says("user", *results)]
-            yield request(*messages, system=SYSTEM)
-        messages += [says("assistant", "Done."), says("user", then + project)]
+def test_a_call_waits_only_so_long_for_others() -> None:
+    clock = Clock()
+    bridge = WaitingRequests(clock)
+    add(bridge, "one", request(*LONG, prompt("do it")))
+
+    def at_pause() -> None:
+        clock.now += MAX_DELAY + 1
+
+    calls = [encoded(chat(request(*LONG, prompt("do it"))))] * 2
+    first, second = origins(bridge, calls, at_pause)
+    assert first
+    assert second is None
 
 
-async def fleet(translate: Callable[[Json], Json], seed: int, *, in_words: bool) -> Counter[str]:
-    """Return how many calls were right, wrong, without a session, late, or a stranger's."""
-    chance = random.Random(seed)  # noqa: S311
-    bridge, found = Bridge(), Counter[str]()
-
-    async def wait(most: int) -> None:
-        for _ in range(chance.randrange(most)):
-            await asyncio.sleep(0)
-
-    async def call(body: Json, session: str, otherwise: str, after: int = 9) -> None:
-        await wait(after)
-        cause = await bridge.find(encoded(body), partial(asyncio.sleep, 0))
-        is_right = cause is not None and cause[1].session == session
-        found["right" if is_right else "wrong" if cause else otherwise] += 1
-
-    async def send(session: str, body: Json) -> None:
-        number, fate = object(), chance.random()
-        add(bridge, number, body, session)
-        translated = translate(body)
-        if fate < 0.05:  # it is killed, maybe before its call, and sent again
-            late = asyncio.create_task(call(translated, session, "late"))
-            await wait(9)
-            bridge.remove(number)
-            await asyncio.gather(late, send(session, body))
-            return
-        await call(translated, session, "none")
-        if fate > 0.95:  # the translator tries again
-            await call(translated, session, "none")
-        await wait(9)
-        bridge.remove(number)
-
-    async def talk(number: int) -> None:
-        for body in requests_of(number, chance, in_words=in_words):
-            await send(f"session {number}", body)
-
-    strangers = (call(TALKERS[n % 4], "", "stranger's", 99) for n in range(100))
-    await asyncio.gather(*map(talk, range(50)), *strangers)
-    return found
+def test_work_for_one_call_has_a_budget() -> None:
+    """What is read stays read, so that a later call finds its request."""
+    requests = {str(n): request(LONG[0], prompt(f"do {n}")) for n in range(99)}
+    bridge = waiting(requests)
+    call = chat(requests["0"])
+    pauses: list[int] = []
+    found = []
+    for _ in range(9):
+        pauses.clear()
+        found.append(find(bridge, call, at_pause=partial(pauses.append, 1)))
+        assert len(pauses) <= 2 * BUDGET / STEP
+    assert found[0] is None
+    assert found[-1] == "0"
 
 
-def rewritten(body: Json) -> Json:
-    """Translate as something that cuts the attribution, and says results of tools in its words."""
-    call: Json = json.loads(encoded(cut(body)).replace(rb"no output\nto show", b"0 lines"))
-    return call
+SYSTEM_MESSAGES = [says("system", f"a: {n}") for n in range(9999)]
 
 
-FLEETS: dict[str, Callable[[Json], Json]] = {
-    "keeps all": partial(chat, middle="system"),
-    "cuts attribution, rewrites results": rewritten,
-    "keeps no ids": told,
-    "drops system messages": chat,
-    "drops system messages, adds a line": partial(chat, extra="Be yourself."),
-}
+def test_a_request_that_takes_too_long_to_read_is_no_origin() -> None:
+    body = request(*SYSTEM_MESSAGES, FIRST)
+    bridge = waiting({"hostile": body, "one": request(FIRST)})
+    pauses: list[int] = []
+    for call, name in ((body, None), (request(FIRST), "one")):
+        assert find(bridge, call, at_pause=partial(pauses.append, 1)) == name
+    before = len(pauses)
+    assert find(bridge, request(FIRST), at_pause=partial(pauses.append, 1)) == "one"
+    assert len(pauses) - before <= 1
 
 
-@pytest.mark.parametrize("translator", FLEETS)
-@pytest.mark.parametrize("seed", range(2))
-def test_a_fleet_of_sessions(translator: str, seed: int) -> None:
-    found = asyncio.run(fleet(FLEETS[translator], seed, in_words=translator == "keeps no ids"))
-    assert found["wrong"] == 0
-    assert found["stranger's"] == 100
-    assert found["right"] > 300
-    if "drops" not in translator:
-        assert found["none"] < found["right"] / 100
+@pytest.mark.parametrize("size", [MAX_BYTES - 1000, MAX_BYTES])
+def test_bodies_are_compared_up_to_a_size(size: int) -> None:
+    body = turn(ONE, output="x" * size)
+    found = "one" if size < MAX_BYTES else None
+    assert find(waiting({"one": body}), chat(body)) == found
