@@ -25,7 +25,7 @@ except ImportError:
 
 with atheris.instrument_imports(["prompt_cache_key"]) if atheris else nullcontext():
     from prompt_cache_key.body import ABSENT, MEMBER_SIZE, NAME, Body
-    from prompt_cache_key.bridge.bridge import Bridge
+    from prompt_cache_key.bridge.waiting import Origin, WaitingRequests
     from prompt_cache_key.finished import FinishedRequest
     from prompt_cache_key.identity import (
         AGENT_HEADER,
@@ -269,18 +269,15 @@ def check_rejection(raw: bytes, _: list[int]) -> None:
 def check_bridge(raw: bytes, cuts: list[int]) -> None:
     """Expect that only who is in flight can have caused a call."""
     a, b = Identity("a", "main", "header"), Identity("b", "main", "header")
-    bridge = Bridge()
+    bridge = WaitingRequests()
     bridge.add(1, a, lambda: raw)
     bridge.add(2, b, lambda: raw[: cuts[0]] + raw[cuts[1] :])
-    result_of(bridge.find(raw[cuts[0] :], nothing))
-    expect(result_of(bridge.find(raw, nothing)) in (None, (1, a), (2, b)))
-    expect(result_of(bridge.find(raw, nothing, "b")) == (2, b))
+    first, second = Origin(1, a, None, (1,)), Origin(2, b, None, (2,))
+    result_of(bridge.find(raw[cuts[0] :]))
+    expect(result_of(bridge.find(raw)) in (None, first, second))
+    expect(result_of(bridge.find(raw, session="b")) == second)
     bridge.remove(1)
-    expect(result_of(bridge.find(raw, nothing)) in (None, (2, b)))
-
-
-async def nothing() -> None:
-    """Wait for nothing."""
+    expect(result_of(bridge.find(raw)) in (None, second))
 
 
 def result_of(coroutine: Coroutine[Any, Any, T]) -> T:

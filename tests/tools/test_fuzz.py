@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lib import ROOT
 from lib.recordings import DATA
 from prompt_cache_key.body import Body
-from prompt_cache_key.bridge.bridge import Bridge
+from prompt_cache_key.bridge.waiting import Origin, WaitingRequests
 from prompt_cache_key.identity import Identity
 from prompt_cache_key.streaming.held_request import HeldRequest
 
@@ -50,9 +50,9 @@ class BrokenBody(Body):
         return super().with_key(key, **more) + b" "
 
 
-class BrokenBridge(Bridge):
-    async def find(self, *_: Any) -> Any:
-        return 3, Identity("c", "main", "header")
+class BrokenBridge(WaitingRequests):
+    async def find(self, *_: Any, **__: Any) -> Any:
+        return Origin(3, Identity("c", "main", "header"), None, (3,))
 
 
 class BrokenRequest(HeldRequest):
@@ -68,7 +68,7 @@ class BrokenRequest(HeldRequest):
         ("check_strip", "strip", lambda _raw, _names: b"{}"),
         ("check_speaker", "find_identity", lambda _, __: Identity("\n", "main", "header")),
         ("check_stream", "HeldRequest", BrokenRequest),
-        ("check_bridge", "Bridge", BrokenBridge),
+        ("check_bridge", "WaitingRequests", BrokenBridge),
         ("check_usage", "UsageReader", lambda _coding: None),
         ("check_rejection", "rejection", lambda _status, _content: "\n"),
         ("check_prefix", "compare", lambda _before, _after: 1 / 0),

@@ -4,18 +4,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prompt_cache_key.bridge.passage import length
+from prompt_cache_key.bridge.lines import Lines, length
 from prompt_cache_key.bridge.prompt import (
+    MAX_BYTES,
     MAX_IDS,
+    MAX_ITEMS,
     MAX_LINES,
-    MAX_NEEDLES,
+    MAX_MESSAGES,
+    MAX_VALUES,
     Prompt,
     newest_ids,
     read,
 )
 from unit.bridge.translators import (
-    CONVERSATIONS,
-    TRANSLATORS,
     Json,
     chat,
     done,
@@ -24,6 +25,7 @@ from unit.bridge.translators import (
     responses,
     result,
     says,
+    text,
     told,
     use,
 )
@@ -39,47 +41,71 @@ PARALLEL = request(
 )
 
 
-def read_all(body: Json) -> Prompt:
-    return done(read(encoded(body)))
+def read_all(body: Json, *, is_call: bool = True) -> Prompt:
+    prompt = done(read(encoded(body), is_call=is_call))
+    assert prompt
+    return prompt
+
+
+def results(prompt: Prompt) -> list[Lines]:
+    return [each for message in prompt.messages for each in message.results]
+
+
+def answers(prompt: Prompt) -> list[bool]:
+    return [message.is_answer for message in prompt.messages if message.is_assistant]
 
 
 @pytest.mark.parametrize("translate", [dict, chat, responses])
 def test_three_dialects(translate: Any) -> None:
     prompt = read_all(translate(PARALLEL))
     assert len(prompt.tools) == 4
-    assert [length(prompt.said), length(prompt.new), prompt.answers, prompt.asked] == [2, 4, 2, 0]
-    assert prompt.ids == {"call_1", "call_2"}
-    assert prompt.are_new
-    assert set(newest_ids(encoded(translate(PARALLEL)))[:2]) == prompt.ids
+    assert [length(prompt.said), length(results(prompt)), prompt.newest_calls] == [2, 4, 2]
+    assert all(answers(prompt))
+    newest = newest_ids(encoded(translate(PARALLEL)))[: prompt.newest_calls]
+    assert set(newest) == {"call_1", "call_2"}
 
 
-def test_older_ids_are_not_new() -> None:
-    more = [*PARALLEL["messages"], says("assistant", "Done."), says("user", "and now,\nonce more!")]
-    prompt = read_all(request(*more))
-    assert (prompt.ids, prompt.are_new) == ({"call_1", "call_2"}, False)
-    assert (prompt.new, prompt.asked, prompt.needles) == ([], 1, [b"once more"])
-    prompt = read_all({"input": [f"text {number}" for number in range(9)]})
-    assert (prompt.asked, prompt.needles[-1], len(prompt.needles)) == (9, b"text 5", MAX_NEEDLES)
+@pytest.mark.parametrize("translate", [dict, chat, responses])
+def test_results_are_read_back_to_the_newest_calls(translate: Any) -> None:
+    more = [*PARALLEL["messages"], says("assistant", "Done."), says("user", "and now")]
+    prompt = read_all(translate(request(*more)))
+    assert (length(results(prompt)), prompt.newest_calls) == (4, 2)
+    prompt = read_all(translate(request(*more, says("assistant", USES[0]))))
+    assert (results(prompt), prompt.newest_calls) == ([], 0)
 
 
 def test_what_is_only_thought_is_no_answer() -> None:
     thought = {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}]}
-    assert read_all(request(says("user", "hi"), thought, says("user", "well?"))).answers == 0
-    assert read_all({"input": [{"type": "reasoning"}]}).answers == 0
+    assert answers(read_all(request(says("user", "hi"), thought))) == [False]
+    assert answers(read_all({"input": [{"type": "reasoning"}]})) == [False]
+
+
+def test_messages_are_plain_without_calls_and_results() -> None:
+    assert [each.is_plain for each in read_all(PARALLEL).messages] == [*[False] * 4, True]
 
 
 def test_calls_and_results_as_text() -> None:
     prompt = read_all(told(PARALLEL))
-    assert (prompt.answers, prompt.ids, length(prompt.new)) == (2, set(), 0)
+    assert (answers(prompt), prompt.newest_calls, results(prompt)) == ([True] * 2, 0, [])
 
 
 @pytest.mark.parametrize(
     "content",
-    ['[{"type": "text", "text": "a"}, {"text": "b"}]', "a\nb", '[{"type": "text", broken\nb'],
+    [
+        '[{"type": "text", "text": "a"}, {"text": "b"}]',
+        "a\nb",
+        '[{"type": "text", broken\nb',
+        '[{"text": "a\ud83d"}, {"text": "b"}]',
+        '[{"text": "a\nb"},' + "[]," * (MAX_VALUES // 2) + "1]",
+    ],
 )
 def test_result_that_looks_like_json(content: str) -> None:
     message = {"role": "tool", "tool_call_id": "call_1", "content": content}
-    assert length(read_all({"messages": [message]}).new) == 2
+    # Commas may be written as escapes, which nobody counts in the whole body.
+    raw = json.dumps({"messages": [message]}).replace("[],", r"\u005b\u005d\u002c").encode()
+    prompt = done(read(raw, is_call=True))
+    assert prompt
+    assert length(results(prompt)) == 2
 
 
 def test_newest_ids() -> None:
@@ -90,15 +116,42 @@ def test_newest_ids() -> None:
     assert newest_ids(b'"tool_use_id" ' * 9999) == newest_ids(b"") == []
 
 
-def test_memory_is_bounded() -> None:
-    log = "\n".join(map(str, range(3 * MAX_LINES)))
-    logs = ["\n".join(map(str, range(start, start + 99))) for start in range(0, 10**5, 99)]
-    for body in (
-        request(*(says("user", f"turn {number}\n{log}") for number in range(9))),
-        request(*(says("user", log, result(log.replace("\n", "!\n"))) for log in logs)),
-        {"input": log},
-    ):
-        assert MAX_LINES <= len(done(read(encoded(body), MAX_LINES)).known) <= 2 * MAX_LINES
+# --- bounds -------------------------------------------------------------------------------------
+
+TINY = "\n".join(map(str, range(4 * MAX_LINES)))
+LABELS = "\n".join(f"{n}: {n}" for n in range(4 * MAX_LINES))
+BLOCKS = text(*(f"{n}: {n}\n{n}!" for n in range(MAX_ITEMS)))
+HOSTILE: dict[str, Json] = {
+    "tiny lines": request(says("user", TINY), system=(TINY,)),
+    "labels": request(says("user", LABELS), says("system", LABELS), system=(LABELS,)),
+    "messages of one line": request(*(says("user", f"{n}: x") for n in range(MAX_MESSAGES))),
+    "messages without lines": request(*[{"role": "assistant"}] * MAX_MESSAGES),
+    "system messages": request(*(says("system", f"{n}: x") for n in range(MAX_MESSAGES))),
+    "blocks": {"system": BLOCKS, "messages": [{"role": "user", "content": BLOCKS}] * 9},
+    "results": request(*(says("user", result(TINY, call=f"call_{n}")) for n in range(9))),
+    "many results": request(*(says("user", result("a: 1", call=str(n))) for n in range(9999))),
+    "many texts": {"input": [TINY, LABELS] * 4},
+    "tools": {"tools": [{"name": str(n)} for n in range(MAX_ITEMS)]},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_kept_of_a_request_is_bounded(name: str) -> None:
+    prompt = read_all(HOSTILE[name], is_call=False)
+    groups = [*prompt.system, *prompt.said, *results(prompt)]
+    arrays = [array for each in groups for array in (each.inner, *each.edges, each.labels)]
+    # Three kinds of lines; the last of each kind may take two lines a block more than has room.
+    assert sum(map(len, arrays)) <= 12 * MAX_LINES
+    assert len(groups) <= 3 * MAX_LINES / 24
+    assert len(set(map(id, prompt.messages))) <= len(groups) + 8
+    assert len(prompt.tools) <= MAX_ITEMS
+
+
+@pytest.mark.parametrize("is_call", [False, True])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_step_of_reading_takes_long(name: str, is_call: bool) -> None:
+    steps = read(encoded(HOSTILE[name]), is_call=is_call)
+    assert max(steps) <= 50_000
 
 
 @pytest.mark.parametrize(
@@ -106,24 +159,24 @@ def test_memory_is_bounded() -> None:
     [
         *[b"", b"[]", b"null", b"\xff", b'{"messages":', b"[" * 100_000],
         b'{"messages":' + b"[" * 100_000,
-        b'{"messages": [' + b"9" * 5000 + b"]}",
+        b'{"messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b"{}".ljust(MAX_BYTES + 1),
+        b'{"x": [' + b"[]," * (MAX_VALUES // 2) + b"1]}",
+        b'{"x": [' + b"1," * MAX_VALUES + b"1]}",
+        encoded({"messages": [1] * (MAX_MESSAGES + 1)}),
+        encoded({"messages": [says("user", *["x"] * (MAX_ITEMS + 1))]}),
+        encoded({"tools": [{}] * (MAX_ITEMS + 1)}),
     ],
 )
-def test_what_cannot_be_read_says_nothing(body: bytes) -> None:
-    assert vars(done(read(body))) == vars(Prompt())
+def test_what_is_too_much_or_no_object_is_not_read(body: bytes) -> None:
+    assert done(read(body, is_call=True)) is None
 
 
-def test_long_bodies_are_read_in_many_steps() -> None:
-    bodies: list[Json] = [
-        {"input": [{}] * 9999},
-        request(says("user", *["x"] * 9999)),
-        request(says("user", *[result("")] * 9999)),
-        request(says("user", "\n".join("x" * 99999))),
-    ]
-    for body in bodies:
-        steps = list(read(encoded(body)))
-        assert sum(steps) > 9999
-        assert max(steps) < 3000
+def test_numbers_may_be_long() -> None:
+    raw = b'{"x": [' + b"9" * 5000 + b', 1.5e999], "messages": [{"content": "hi"}]}'
+    prompt = done(read(raw, is_call=True))
+    assert prompt
+    assert length(prompt.said) == 1
 
 
 JSON = st.recursive(
@@ -143,11 +196,5 @@ JSON = st.recursive(
 @given(
     st.dictionaries(st.sampled_from(["messages", "input", "system", "instructions", "tools"]), JSON)
 )
-def test_any_json_can_be_read(body: Json) -> None:
+def test_any_json_object_can_be_read(body: Json) -> None:
     assert isinstance(read_all(body), Prompt)
-
-
-@pytest.mark.parametrize("translator", TRANSLATORS)
-def test_no_translator_changes_the_number_of_answers(translator: str) -> None:
-    for body in CONVERSATIONS.values():
-        assert read_all(TRANSLATORS[translator](body)).answers == read_all(body).answers

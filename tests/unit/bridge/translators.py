@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from prompt_cache_key.bridge.passage import Steps
+from prompt_cache_key.bridge.lines import Steps
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -69,6 +69,15 @@ def request(
 
 def prompt(*texts: str) -> Json:
     return says("user", REMINDER, *texts)
+
+
+def turn(call: str, *more: Json, output: str = "no output", said: str = "fix the tests") -> Json:
+    """Return a request with the result of one tool call."""
+    first = [prompt(said), says("assistant", use(call))]
+    return request(*first, says("user", result(output, call=call)), *more)
+
+
+ONE, TWO, THREE = (f"toolu_01A09q90qw90lq91783{n}" for n in range(3))
 
 
 def environment(directory: str, *more: str) -> str:
