@@ -16,9 +16,11 @@ from prompt_cache_key.misses.explain import explain
 from prompt_cache_key.misses.history import KEPT_EACH
 from prompt_cache_key.report.page import page
 from prompt_cache_key.report.saved_flows import SessionRequest, read, sessions_in
-from prompt_cache_key.sessions_table import COLUMNS, Row, table
+from prompt_cache_key.sessions_table import COLUMNS, table
 from prompt_cache_key.state import State
 from prompt_cache_key.stats.facts import report_of
+from prompt_cache_key.stats.sessions import Row
+from prompt_cache_key.stats.sums import CauseSum, Sums
 
 
 class Commands:
@@ -79,8 +81,10 @@ class Commands:
 def rows(state: State) -> Iterator[Row]:
     """Yield what each session's agents had of each model, the newest session last."""
     for session, agent, model, row in state.totals.rows():
-        used = (row.requests, row.input, row.hit, row.lost, row.main_cause)
-        yield Row(session, agent, model, row.key, row.scope, *used)
+        causes = {cause: CauseSum(*sums) for cause, sums in row.causes.items()}
+        sums = Sums(row.requests, input=row.input, measured=row.measured, cached=row.cached)
+        sums.missed, sums.causes = row.lost, causes
+        yield Row(session, agent, model, row.key, row.state, row.scope, sums=sums)
 
 
 def _before(flow: Flow, this: SessionRequest) -> Iterator[SessionRequest]:

@@ -66,7 +66,7 @@ def test_a_listener_shows_the_page(mitmdump: Mitmdump, server: Server, listener:
     assert ask(port, method="HEAD").status == 200
     assert ask(port, host=f"localhost:{port}").body.startswith(b"<!doctype html>")
     facts = json.loads(ask(port, f"{PAGE}.json?session={SESSION}").body)
-    assert facts["sessions"][0]["sums"]["cached_tokens"] == 24_000
+    assert facts["sessions"][0]["sums"]["cached"] == 24_000
     own = ask(mitmdump.ports[1], "http://prompt-cache.internal/", host="prompt-cache.internal")
     assert SESSION.encode() in own.body
     assert server.take() == []

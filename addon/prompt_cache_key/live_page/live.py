@@ -14,9 +14,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs
 
+from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.log import text
 from prompt_cache_key.report.page import page
-from prompt_cache_key.stats.facts import as_json, report_of
+from prompt_cache_key.stats import report
+from prompt_cache_key.stats.facts import report_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -140,10 +142,17 @@ def answer(ask: Ask, requests: Sequence[tuple[str, RequestFacts]]) -> Answer:
     for session, request in requests:
         if session in only or not only:
             sessions[session].append(request)
-    report = report_of(title, sessions)
     if path.endswith(".json"):
-        type_, body = "application/json", json.dumps(as_json(report))
+        facts = report.report_of(
+            title, (_finished(id_, r) for id_ in sessions for r in sessions[id_])
+        )
+        type_, body = "application/json", json.dumps(report.as_json(facts))
     else:
-        type_, body = "text/html; charset=utf-8", page(report, REFRESH)
+        type_, body = "text/html; charset=utf-8", page(report_of(title, sessions), REFRESH)
     headers = HEADERS | {"Content-Type": type_}
     return Answer(headers, b"" if ask.method == "HEAD" else body.encode(errors="replace"))
+
+
+def _finished(session: str, request: RequestFacts) -> FinishedRequest:
+    names = ("time", "agent", "model", "endpoint", "key", "usage", "miss", "is_first")
+    return FinishedRequest(session=session, **{name: getattr(request, name) for name in names})

@@ -182,8 +182,11 @@ def dollars(amount: float) -> str:
 
 
 def thousands(tokens: int) -> str:
-    """Return a number of tokens in short, such as 24.1k."""
-    return f"{tokens / 1000:.1f}k" if tokens >= 1000 else str(tokens)  # noqa: PLR2004
+    """Return a number of tokens in short, such as 999, 24.1k or 1.3M."""
+    for unit, name in ((1_000_000, "M"), (1000, "k")):
+        if tokens >= unit:
+            return f"{tokens / unit:.1f}{name}"
+    return str(tokens)
 
 
 def bounded(name: str) -> str:

@@ -146,6 +146,8 @@ def test_dollars(amount: float, words: str) -> None:
     assert dollars(amount) == words
 
 
-@pytest.mark.parametrize(("tokens", "short"), [(999, "999"), (1000, "1.0k"), (24_064, "24.1k")])
+@pytest.mark.parametrize(
+    ("tokens", "short"), [(999, "999"), (1000, "1.0k"), (24_064, "24.1k"), (1_300_211, "1.3M")]
+)
 def test_thousands(tokens: int, short: str) -> None:
     assert thousands(tokens) == short
