@@ -40,3 +40,11 @@ def cut(text: str, columns: int) -> str:
         if room < 0:
             return plain[:at] + "…"
     return plain + "…"
+
+
+def thousands(tokens: int) -> str:
+    """Return a number of tokens in short, such as 999, 24.1k or 1.3M."""
+    for unit, name in ((1_000_000, "M"), (1000, "k")):
+        if tokens >= unit:
+            return f"{tokens / unit:.1f}{name}"
+    return str(tokens)

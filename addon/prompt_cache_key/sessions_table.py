@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from prompt_cache_key.screen_text import cut, fit, width
+from prompt_cache_key.screen_text import cut, fit, thousands, width
 from prompt_cache_key.stats.money import price
-from prompt_cache_key.stats.sums import dollars, percent, thousands
+from prompt_cache_key.stats.sums import dollars, percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

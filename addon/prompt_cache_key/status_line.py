@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from prompt_cache_key.screen_text import cut, width
-from prompt_cache_key.stats.sums import dollars, percent, thousands
+from prompt_cache_key.screen_text import cut, thousands, width
+from prompt_cache_key.stats.sums import dollars, percent
 
 DEFAULT = ("127.0.0.1", 8080)
 

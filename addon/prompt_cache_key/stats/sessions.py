@@ -138,24 +138,25 @@ class Sessions:
         if above:
             above.open_calls += 1
 
-    def finish(self, ticket: Ticket, request: FinishedRequest | None) -> list[FinishedRequest]:
-        """Finish a request; return the requests that count now, to be judged and added.
+    def finish(
+        self, ticket: Ticket, request: FinishedRequest | None
+    ) -> list[tuple[Ticket, FinishedRequest | None]]:
+        """Finish a request; return those that are decided now, each with what counts of it.
 
-        None means that there is nothing to count, as the request was not sent. `is_first` of what
-        is returned is set.
+        That is the request itself, to be judged and added, with `is_first` set, or None. A request
+        that is None was not sent, and does not count.
         """
         ticket.is_finished, ticket.request = True, request
-        counted: list[FinishedRequest] = []
+        settled = []
         each: Ticket | None = ticket
         while each and each.is_finished and not each.is_settled and not each.open_calls:
-            counted += self._settle(each)
+            settled.append((each, self._settle(each)))
             each = each.origin
-        return counted
+        return settled
 
-    def close(self) -> list[FinishedRequest]:
-        """Finish all requests in flight, as none gets a response any more; return what counts."""
-        unfinished = [each for each in self._unsettled if not each.is_finished]
-        return [request for each in unfinished for request in self.finish(each, None)]
+    def close(self) -> list[Ticket]:
+        """Return the requests in flight, to be finished, as none gets a response any more."""
+        return [each for each in self._unsettled if not each.is_finished]
 
     def add(self, request: FinishedRequest) -> CacheWarning | None:
         """Add a request that counts, after it was judged; return a warning if there is one."""
@@ -192,7 +193,7 @@ class Sessions:
         for session in self._sessions.values():
             yield from (row for row in session.rows.values() if row.sums.requests)
 
-    def summary(self, prices: Prices | None) -> Iterator[str]:
+    def summary(self, prices: Prices | None = None) -> Iterator[str]:
         """Yield the log lines of the end: the largest sessions, the worst causes, and the total."""
         sums = {name: of.sums for name, of in self._sessions.items()}
         named = sorted(
@@ -228,10 +229,10 @@ class Sessions:
             self._evicted += name != UNKNOWN_SESSION and evicted.sums.requests > 0
         return row
 
-    def _settle(self, ticket: Ticket) -> list[FinishedRequest]:
+    def _settle(self, ticket: Ticket) -> FinishedRequest | None:
         """Decide whether a request counts whose calls are over; return it if so."""
         ticket.is_settled = True
-        self._unsettled.pop(ticket, None)
+        del self._unsettled[ticket]
         origin, request, ticket.request = ticket.origin, ticket.request, None
         has_usage = bool(request and request.usage)
         ticket.has_counted = has_usage and not ticket.has_counted_calls and not ticket.is_superseded
@@ -240,11 +241,11 @@ class Sessions:
             origin.has_counted_calls |= ticket.has_counted or ticket.has_counted_calls
         is_silent = not has_usage and not ticket.has_counted_calls and not origin
         if not request or not (ticket.has_counted or is_silent):
-            return []
+            return None
         row = ticket.row
         is_first = has_usage and not row.has_reported
         row.has_reported |= has_usage
-        return [request._replace(is_first=is_first)]
+        return request._replace(is_first=is_first)
 
 
 def no_price(requests: dict[str, int]) -> str:

@@ -181,14 +181,6 @@ def dollars(amount: float) -> str:
     return f"{sign}${size:.{2 if size >= 0.01 or not size else 4}f}"  # noqa: PLR2004
 
 
-def thousands(tokens: int) -> str:
-    """Return a number of tokens in short, such as 999, 24.1k or 1.3M."""
-    for unit, name in ((1_000_000, "M"), (1000, "k")):
-        if tokens >= unit:
-            return f"{tokens / unit:.1f}{name}"
-    return str(tokens)
-
-
 def bounded(name: str) -> str:
     """Return a client's name for something, cut to what a log line may hold of it."""
     return name if len(name) <= MAX_LENGTH else name[: MAX_LENGTH - 1] + "…"

@@ -1,6 +1,6 @@
 from collections.abc import Iterator
 from itertools import pairwise, permutations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -13,15 +13,13 @@ from hypothesis.stateful import (
     invariant,
     rule,
 )
+from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.stats.collapse import NOTHING_CACHED
 from prompt_cache_key.stats.money import GivenPrices
 from prompt_cache_key.stats.sessions import MAX_LISTED, MAX_ROWS, Sessions, Ticket, no_price
 from prompt_cache_key.stats.sums import Sums
 from prompt_cache_key.usage.reader import Usage
 from unit.stats.finished_requests import finished, miss, usage
-
-if TYPE_CHECKING:
-    from prompt_cache_key.finished import FinishedRequest
 
 
 def begin(
@@ -30,11 +28,23 @@ def begin(
     return sessions.begin(session, agent, model)
 
 
+def finish(
+    sessions: Sessions, ticket: Ticket, request: FinishedRequest | None
+) -> list[FinishedRequest]:
+    """Finish a request; return what counts now."""
+    return [counted for _, counted in sessions.finish(ticket, request) if counted]
+
+
+def close(sessions: Sessions) -> list[FinishedRequest]:
+    """Finish what is in flight as not sent; return what counts now."""
+    return [each for ticket in sessions.close() for each in finish(sessions, ticket, None)]
+
+
 def add(sessions: Sessions, of: Usage | None = None, **more: Any) -> None:
     """Let one request begin, finish and count."""
     request = finished(of=of, **more)
     ticket = sessions.begin(request.session, request.agent, request.model)
-    for counted in sessions.finish(ticket, request):
+    for counted in finish(sessions, ticket, request):
         sessions.add(counted)
 
 
@@ -59,7 +69,7 @@ def test_the_first_request_with_usage_is_the_first() -> None:
     sessions = Sessions()
     found = []
     for of in (None, usage(100), usage(100)):
-        found += sessions.finish(begin(sessions), finished(of=of))
+        found += finish(sessions, begin(sessions), finished(of=of))
     assert [each.is_first for each in found] == [False, True, False]
 
 
@@ -101,10 +111,10 @@ def test_in_any_order_a_prompt_counts_once(chain: str, reported: str) -> None:
                     sessions.begin_call(origin, ticket)
             else:
                 request = finished(of=USAGES[step] if step in reported else None, agent=step)
-                found += [each.agent for each in sessions.finish(tickets[step], request)]
+                found += [each.agent for each in finish(sessions, tickets[step], request)]
         # The last that reported counts, else the first of all.
         assert found == [(reported or "a")[-1]]
-        assert sessions.close() == []
+        assert close(sessions) == []
 
 
 def test_each_call_of_a_request_counts_that_reports_and_the_request_does_not() -> None:
@@ -116,7 +126,7 @@ def test_each_call_of_a_request_counts_that_reports_and_the_request_does_not() -
             sessions.begin_call(tickets["a"], tickets[name])
         for name in order:
             request = finished(of=usage(1000) if name != "2" else None, agent=name)
-            found += [each.agent for each in sessions.finish(tickets[name], request)]
+            found += [each.agent for each in finish(sessions, tickets[name], request)]
         assert sorted(found) == ["1", "3"]
 
 
@@ -134,11 +144,11 @@ def test_what_has_counted_is_not_taken_back(
 ) -> None:
     sessions = Sessions()
     origin, call, its_call = (begin(sessions) for _ in range(3))
-    found = sessions.finish(origin, finished(of=own, agent="a"))
+    found = finish(sessions, origin, finished(of=own, agent="a"))
     sessions.begin_call(origin, call)
     sessions.begin_call(call, its_call)
-    found += sessions.finish(call, finished(of=late, agent="b"))
-    found += sessions.finish(its_call, finished(of=late, agent="c"))
+    found += finish(sessions, call, finished(of=late, agent="b"))
+    found += finish(sessions, its_call, finished(of=late, agent="c"))
     assert [each.agent for each in found] == counted
 
 
@@ -146,10 +156,10 @@ def test_a_call_for_a_call_that_is_over_counts_for_the_first_origin() -> None:
     sessions = Sessions()
     first, second, third = (begin(sessions) for _ in range(3))
     sessions.begin_call(first, second)
-    assert sessions.finish(second, finished()) == []
+    assert finish(sessions, second, finished()) == []
     sessions.begin_call(second, third)
-    assert sessions.finish(first, finished(of=usage(1000))) == []
-    [counted] = sessions.finish(third, finished(of=usage(1100)))
+    assert finish(sessions, first, finished(of=usage(1000))) == []
+    [counted] = finish(sessions, third, finished(of=usage(1100)))
     assert counted.usage == usage(1100)
 
 
@@ -157,10 +167,10 @@ def test_at_the_end_what_is_held_counts_and_what_is_in_flight_does_not() -> None
     sessions = Sessions()
     tickets = [begin(sessions) for _ in range(3)]
     sessions.begin_call(tickets[0], tickets[1])
-    assert sessions.finish(tickets[0], finished(of=usage(1000), agent="held")) == []
-    assert [each.agent for each in sessions.close()] == ["held"]
-    assert sessions.close() == []
-    assert sessions.finish(tickets[1], finished(of=usage(1000))) == []  # too late
+    assert finish(sessions, tickets[0], finished(of=usage(1000), agent="held")) == []
+    assert [each.agent for each in close(sessions)] == ["held"]
+    assert close(sessions) == []
+    assert finish(sessions, tickets[1], finished(of=usage(1000))) == []  # too late
 
 
 class Counting(RuleBasedStateMachine):
@@ -194,7 +204,7 @@ class Counting(RuleBasedStateMachine):
         of = usage(input_) if input_ else None
         request = finished(of=of, agent=str(number)) if of or is_sent else None
         self.ended[number] = request
-        self.counted += self.sessions.finish(self.by_number[number], request)
+        self.counted += finish(self.sessions, self.by_number[number], request)
 
     @invariant()
     def nothing_counts_twice(self) -> None:
@@ -204,7 +214,7 @@ class Counting(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "sessions"):
             return
-        self.counted += self.sessions.close()
+        self.counted += close(self.sessions)
         roots = [number for number, origin in self.origins.items() if origin is None]
         expected = [each for root in roots for each in self.truth(root)]
         assert sorted(each.agent for each in self.counted) == sorted(expected)
@@ -267,7 +277,7 @@ def test_the_least_recently_used_session_is_evicted() -> None:
     begin(sessions, "d")
     assert sessions.ids("") == ["d"]
     assert counts(sessions.total) == (4, 400, 0)
-    assert [*sessions.summary(None)] == [
+    assert [*sessions.summary()] == [
         "total sessions=3 requests=4 input=400 cached=0 hit=0% missed=0"
     ]
 
@@ -280,7 +290,7 @@ def test_the_least_recently_used_row_is_dropped_and_still_counts() -> None:
     assert len(agents) == MAX_ROWS
     assert "0" in agents
     assert "1" not in agents
-    [session, total] = sessions.summary(None)
+    [session, total] = sessions.summary()
     assert session.startswith(f"session=s requests={MAX_ROWS + 3} ")
     assert total.startswith(f"total sessions=1 requests={MAX_ROWS + 3} ")
 
@@ -320,7 +330,7 @@ def test_a_warning_without_a_known_cause() -> None:
 def test_no_warning_where_the_session_is_not_known() -> None:
     sessions = Sessions()
     assert [sessions.add(finished(of=usage(9000), session="?")) for _ in range(9)] == [None] * 9
-    assert [*sessions.summary(None)] == [
+    assert [*sessions.summary()] == [
         "session=? requests=9 input=81000 cached=0 hit=0% missed=0",
         "total sessions=0 requests=9 input=81000 cached=0 hit=0% missed=0",
     ]
@@ -328,14 +338,12 @@ def test_no_warning_where_the_session_is_not_known() -> None:
 
 def test_the_summary_begins_with_the_most_prompt_tokens() -> None:
     sessions = Sessions()
-    assert [*sessions.summary(None)] == [
-        "total sessions=0 requests=0 input=0 cached=? hit=?% missed=0"
-    ]
+    assert [*sessions.summary()] == ["total sessions=0 requests=0 input=0 cached=? hit=?% missed=0"]
     begin(sessions, "in flight")
     add(sessions, usage(100, None), session="a")
     add(sessions, usage(3000, 600), session="b c", missed=miss(2100, "expired", 600))
     add(sessions, usage(200, 199, 1), session="d")
-    assert [*sessions.summary(None)] == [
+    assert [*sessions.summary()] == [
         'session="b c" requests=1 input=3000 cached=600 hit=20% missed=2100',
         "session=d requests=1 input=200 cached=199 hit=99% missed=0 written=1",
         "session=a requests=1 input=100 cached=? hit=?% missed=0",
@@ -350,7 +358,7 @@ def test_the_summary_names_so_many_sessions_and_causes(more: int) -> None:
     for number in range(MAX_LISTED + more):
         lost = miss(number + 1, f"cause {number}")
         add(sessions, usage(1000 + number), session=str(number), missed=lost)
-    lines = [*sessions.summary(None)]
+    lines = [*sessions.summary()]
     assert sum(line.startswith("session=") for line in lines) == MAX_LISTED
     assert sum(line.startswith("missed cause=") for line in lines) == MAX_LISTED
     assert (f"and {more} more" in lines) == bool(more)

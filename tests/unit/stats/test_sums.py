@@ -11,7 +11,6 @@ from prompt_cache_key.stats.sums import (
     Sums,
     dollars,
     percent,
-    thousands,
 )
 from unit.stats.finished_requests import OPENAI, finished, miss, usage
 
@@ -144,10 +143,3 @@ def test_percent_is_rounded_down(rate: float | None, words: str) -> None:
 )
 def test_dollars(amount: float, words: str) -> None:
     assert dollars(amount) == words
-
-
-@pytest.mark.parametrize(
-    ("tokens", "short"), [(999, "999"), (1000, "1.0k"), (24_064, "24.1k"), (1_300_211, "1.3M")]
-)
-def test_thousands(tokens: int, short: str) -> None:
-    assert thousands(tokens) == short
