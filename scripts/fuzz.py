@@ -40,7 +40,8 @@ with atheris.instrument_imports(["prompt_cache_key"]) if atheris else nullcontex
     from prompt_cache_key.rejections.forms import refusal
     from prompt_cache_key.streaming.held_request import HeldRequest
     from prompt_cache_key.strip import STRIPPED, strip
-    from prompt_cache_key.usage.reader import Usage, UsageReader
+    from prompt_cache_key.usage.accounting import Accounting
+from prompt_cache_key.usage.reader import Usage, UsageReader
 
 T = TypeVar("T")
 
@@ -238,22 +239,22 @@ def check_speaker(raw: bytes, _: list[int]) -> None:
 def check_usage(raw: bytes, cuts: list[int]) -> None:
     """Expect the same usage wherever a response is cut, and no more cached than there is."""
 
-    def read(chunks: list[bytes], kind: str, coding: str) -> tuple[Usage | None, str, str]:
-        reader = UsageReader(kind, coding)
+    def read(chunks: list[bytes], coding: str = "") -> tuple[Usage | None, str, str]:
+        reader = UsageReader(coding)
         for chunk in chunks:
             reader.feed(chunk)
-        found = reader.finish()
+        found = Accounting().settle(None, reader.finish())
         expect(not found or 0 <= (found.cached or 0) <= found.input)
         for text in (reader.diagnosis, reader.response_id):
             expect(text.isprintable() and len(text) <= MAX_LENGTH)
         return found, reader.diagnosis, reader.response_id
 
-    for kind in ("text/event-stream", "application/json"):
-        bytewise = [bytes([byte]) for byte in raw[:2000]] + [raw[2000:]]
-        for chunks in (bytewise, parts(raw, cuts)):
-            expect(read([raw], kind, "") == read(chunks, kind, ""))
-        for coding in ("gzip", "deflate", "br", "zstd"):
-            read(parts(raw, cuts), kind, coding)
+    for body in (raw, b"data: " + raw):
+        bytewise = [bytes([byte]) for byte in body[:2000]] + [body[2000:]]
+        for chunks in (bytewise, parts(body, cuts)):
+            expect(read([body]) == read(chunks))
+    for coding in ("gzip", "deflate", "br", "zstd"):
+        read(parts(raw, cuts), coding)
 
 
 def check_refusal(raw: bytes, _: list[int]) -> None:

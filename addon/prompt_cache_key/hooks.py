@@ -117,7 +117,7 @@ class PromptCacheKey:
         """Begin to look at the response to a keyed request."""
         if flow.response and (exchange := self.state.exchanges.get(flow)):
             get = flow.response.headers.get
-            exchange.reader = UsageReader(get("content-type", ""), get("content-encoding", ""))
+            exchange.reader = UsageReader(get("content-encoding", ""))
 
     async def response(self, flow: http.HTTPFlow) -> None:
         """Report what the upstream read from its cache, and keep what was streamed."""

@@ -18,6 +18,7 @@ from prompt_cache_key.rejections.forms import refusal
 from prompt_cache_key.state import State
 from prompt_cache_key.stats.facts import RequestFacts
 from prompt_cache_key.stats.totals import COLLAPSED, percent
+from prompt_cache_key.usage.accounting import Accounting
 from prompt_cache_key.usage.reader import Usage
 
 MARKER = ":red_circle:"
@@ -31,6 +32,7 @@ class Outcome:
 
     def __init__(self, state: State) -> None:
         self.state = state
+        self.accounting = Accounting()
 
     async def tell(self, flow: http.HTTPFlow, exchange: RequestInFlight) -> None:
         """Read a response that is over, whole or broken off, and tell what it says."""
@@ -42,7 +44,7 @@ class Outcome:
             reader.feed(response.raw_content or b"")
         if reader.unread:
             self.state.once(logging.DEBUG, flow, f"usage is not read: {reader.unread}")
-        if usage := reader.finish():
+        if usage := self.accounting.settle(exchange.line, reader.finish(), exchange.endpoint):
             exchange.count.report(usage)
             exchange.count.row.response_id = reader.response_id
             miss = await self._judge(flow, exchange, usage, reader.diagnosis)

@@ -69,7 +69,7 @@ class BrokenRequest(HeldRequest):
         ("check_speaker", "find", lambda _headers, _body: Identity("\n", "main", "header")),
         ("check_stream", "HeldRequest", BrokenRequest),
         ("check_bridge", "Bridge", BrokenBridge),
-        ("check_usage", "UsageReader", lambda _kind, _coding: None),
+        ("check_usage", "UsageReader", lambda _coding: None),
         ("check_refusal", "refusal", lambda _status, _content: "\n"),
         ("check_prefix", "compare", lambda _before, _after: 1 / 0),
     ],

@@ -4,6 +4,7 @@ from typing import Any
 from lib.client import Client
 from lib.server import Server
 from lib.stand_in import ANSWER, TIME_HEADER, URL, Counts, StandIn
+from prompt_cache_key.usage.accounting import Accounting
 from prompt_cache_key.usage.reader import Usage, UsageReader
 
 # One item of conversation is one line of JSON: two quotes and a line feed besides the text.
@@ -16,9 +17,9 @@ def ask(client: Client, prompt: str, at: float = 0, url: str = URL, **members: s
 
 
 def usage(body: bytes) -> Usage | None:
-    reader = UsageReader("text/event-stream")
+    reader = UsageReader()
     reader.feed(body)
-    return reader.finish()
+    return Accounting().settle(None, reader.finish())
 
 
 def test_answers_count_by_the_rules_of_the_model() -> None:
@@ -30,7 +31,7 @@ def test_answers_count_by_the_rules_of_the_model() -> None:
         other = ask(client, PROMPT[: 4 * 1024], prompt_cache_key="k")
     assert answer.status == 200
     assert ANSWER.encode() in answer.body
-    assert usage(answer.body) == (2048, 1920, None, len(ANSWER) // 4)
+    assert usage(answer.body) == (2048, 1920, None, len(ANSWER) // 4, True)
     read = [found and found.cached for found in map(usage, (kept.body, dropped.body, other.body))]
     assert read == [1024, 0, 0]
     assert stand_in.counts == {"gpt-5.4": Counts(5, 1920 + 2048 + 3 * 1024, 1920 + 1024)}

@@ -14,6 +14,7 @@ from prompt_cache_key.log import pairs
 from prompt_cache_key.prompt_view.blocks import encode, read
 from prompt_cache_key.screen_text import COLUMNS, cut, printable
 from prompt_cache_key.stats.totals import percent
+from prompt_cache_key.usage.accounting import Accounting
 from prompt_cache_key.usage.reader import UsageReader
 
 if TYPE_CHECKING:
@@ -40,11 +41,12 @@ class Piece(NamedTuple):
 
 def answer(content: bytes, content_type: str) -> list[str]:
     """Return the lines for a decoded response body; of a broken one they say what is wrong."""
-    reader = UsageReader(content_type)
+    reader = UsageReader()
     reader.feed(content)
-    lines = [_usage(reader.finish()), ""]
+    lines = [_usage(Accounting().settle(None, reader.finish())), ""]
     try:
-        messages = _events(content) if reader.is_stream else [read(content)]
+        is_stream = content_type.startswith("text/event-stream")
+        messages = _events(content) if is_stream else [read(content)]
         lines += _blocks(piece for message in messages for piece in _pieces(message))
     except ValueError as e:
         lines += f"The body is {e}".split("\n")

@@ -9,6 +9,7 @@ from mitmproxy import contentviews, http
 
 from prompt_cache_key.prompt_view.answer import answer
 from prompt_cache_key.prompt_view.outline import Facts, outline
+from prompt_cache_key.usage.accounting import Accounting
 from prompt_cache_key.usage.reader import UsageReader
 
 if TYPE_CHECKING:
@@ -113,9 +114,9 @@ def facts(flow: http.HTTPFlow) -> Facts:
     """Return what a flow, live or saved, says of its prompt."""
     usage = None
     if flow.response and (content := flow.response.get_content(strict=False)):
-        reader = UsageReader(flow.response.headers.get("content-type", ""))
+        reader = UsageReader()
         reader.feed(content)
-        usage = reader.finish()
+        usage = Accounting().settle(None, reader.finish())
     session, agent, lost, *texts = (str(flow.metadata.get(name, "")) for name in _METADATA)
     return Facts(
         session,

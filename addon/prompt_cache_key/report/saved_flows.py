@@ -3,6 +3,7 @@
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 from mitmproxy import flow, http
@@ -14,6 +15,7 @@ from prompt_cache_key.misses.history import History
 from prompt_cache_key.misses.judge import Sent
 from prompt_cache_key.stats.facts import RequestFacts
 from prompt_cache_key.upstreams import Upstream, upstream_of
+from prompt_cache_key.usage.accounting import Accounting
 from prompt_cache_key.usage.reader import UsageReader
 
 _MAX_TIME = 1 << 37  # a Unix time that any clock can show, in the year 6325
@@ -43,7 +45,7 @@ class SessionRequest(NamedTuple):
         return self[:4]
 
 
-def read(each: flow.Flow) -> SessionRequest | None:
+def read(each: flow.Flow, accounting: Accounting | None = None) -> SessionRequest | None:
     """Read a flow, complete or not; None if it is no request of a session."""
     if not isinstance(each, http.HTTPFlow):
         return None
@@ -60,19 +62,22 @@ def read(each: flow.Flow) -> SessionRequest | None:
     agent = known.get("claude_agent") or (identity and identity.agent) or UNKNOWN
     key = key or known.get("prompt_cache_key") or ""
     headers = response.headers if response else {}
-    usage = UsageReader(headers.get("content-type", ""), headers.get("content-encoding", ""))
+    usage = UsageReader(headers.get("content-encoding", ""))
     usage.feed((response and response.raw_content) or b"")
     upstream = upstream_of(request.host, request.path, model, request.pretty_host)
+    line = (
+        _name(session),
+        _name(agent),
+        _name(model or UNKNOWN),
+        _name(request.pretty_url.partition("?")[0]),
+    )
     return SessionRequest(
-        session=_name(session),
-        agent=_name(agent),
-        model=_name(model or UNKNOWN),
-        endpoint=_name(request.pretty_url.partition("?")[0]),
+        *line,
         sent=Sent(
             time=request.timestamp_start if 0 <= request.timestamp_start < _MAX_TIME else 0,
             key=_name(key) if key else "",
             content=content,
-            usage=usage.finish(),
+            usage=(accounting or Accounting()).settle(line, usage.finish(), line[2:]),
         ),
         upstream=upstream,
         diagnosis=usage.diagnosis,
@@ -88,8 +93,9 @@ def sessions_in(
     `keep` is for how many seconds upstreams keep a prefix; None: for as long as each is known to.
     """
     sessions: defaultdict[str, list[RequestFacts]] = defaultdict(list)
-    history, seen = History(), set()
-    for request in filter(None, map(read, filter(_counts, flows))):
+    history, accounting, seen = History(), Accounting(), set()
+    read_flow = partial(read, accounting=accounting)
+    for request in filter(None, map(read_flow, filter(_counts, flows))):
         line, sent = request.line, request.sent
         upstream = request.upstream
         limit = upstream.retention if keep is None else keep

@@ -77,8 +77,9 @@ class Wire:
         response, exchange = flow.response, self.state.exchanges.get(flow)
         if not response or not exchange or not (reader := exchange.reader):
             return
+        is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
         # One that someone else has streamed is only looked at.
-        is_passed_on = self.state.options.stream and reader.is_stream and not response.stream
+        is_passed_on = self.state.options.stream and is_stream and not response.stream
         if is_passed_on or response.stream is True:
             size = _kept_size() if is_passed_on else 0
             response.stream = exchange.tap = ResponseTap(reader.feed, size, response)

@@ -104,6 +104,6 @@ def test_as_json() -> None:
     assert made["causes"][0]["tokens"] == 1000
     [session] = made["sessions"]
     assert session["speakers"] == [[["main", "m", "https://gateway.test"], session["sums"]]]
-    usage = {"input": 3000, "cached": 500, "written": None, "output": None}
+    usage = {"input": 3000, "cached": 500, "written": None, "output": None, "is_certain": True}
     miss = {**MISS._asdict(), "lost": 1000}
     assert session["requests"] == [REQUESTS[1]._asdict() | {"usage": usage, "miss": miss}]

@@ -7,21 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy.net import encoding
-from prompt_cache_key.usage.reader import MAX_SIZE, Usage, UsageReader
-
-EVENTS = "text/event-stream; charset=utf-8"
-JSON = "application/json"
+from prompt_cache_key.usage.accounting import Accounting
+from prompt_cache_key.usage.reader import MAX_DECODED, MAX_SIZE, Usage, UsageReader
 
 
-def feed(chunks: Iterable[bytes], content_type: str = EVENTS, coding: str = "") -> UsageReader:
-    reader = UsageReader(content_type, coding)
+def feed(chunks: Iterable[bytes], coding: str = "") -> UsageReader:
+    reader = UsageReader(coding)
     for chunk in chunks:
         reader.feed(chunk)
     return reader
 
 
-def read(chunks: Iterable[bytes], content_type: str = EVENTS, coding: str = "") -> Usage | None:
-    return feed(chunks, content_type, coding).finish()
+def finish(reader: UsageReader) -> Usage | None:
+    """Return what a response alone says, certain or not."""
+    found = Accounting().settle(None, reader.finish())
+    return found and found._replace(is_certain=True)
+
+
+def read(chunks: Iterable[bytes], coding: str = "") -> Usage | None:
+    return finish(feed(chunks, coding))
 
 
 def bytewise(body: bytes) -> list[bytes]:
@@ -100,7 +104,7 @@ STREAMS = {
     "nulls in the delta": (messages(ANTHROPIC, NULLS | ENDED), WRITTEN),
     "zeros in the delta": (messages(ANTHROPIC, ZEROS | ENDED), WRITTEN),
     "zeros at the start": (messages(ZEROS, ANTHROPIC), WRITTEN),
-    "zeros at the start, then no cached": (messages(ZEROS, PLAIN), COLD),
+    "zeros at the start, then no cached": (messages(ZEROS, PLAIN), NOT_REPORTED),
     "an estimate at the start": (messages(ZEROS | {"input_tokens": 1999}, ANTHROPIC), WRITTEN),
     "no start": (messages(None, ANTHROPIC), WRITTEN),
     "two deltas": (messages(ZEROS, ZEROS, ANTHROPIC, None), WRITTEN),
@@ -158,15 +162,15 @@ def test_stream(body: bytes, expected: Usage | None) -> None:
         assert read([wire]) == read(bytewise(wire)) == expected
     for coding in ("gzip", "br", "zstd", "Identity", " X-GZip"):
         wire = encoding.encode(body, coding.strip().lower().removeprefix("x-"))
-        assert read([wire], EVENTS, coding) == read(bytewise(wire), EVENTS, coding) == expected
+        assert read([wire], coding) == read(bytewise(wire), coding) == expected
 
 
 @pytest.mark.parametrize(("report", "expected"), REPORTS.values(), ids=REPORTS)
 def test_json(report: dict[str, Any], expected: Usage | None) -> None:
     body = json.dumps({"id": "x", "usage": report}, indent=1).encode()
-    for content_type in (JSON, "", "text/plain"):
-        assert read([body], content_type) == read(bytewise(body), content_type) == expected
-    assert read([encoding.encode(body, "br")], JSON, "br") == expected
+    for wire in (body, b" \r\n\n" + body, b"\xef\xbb\xbf" + body, body + b"\n"):
+        assert read([wire]) == read(bytewise(wire)) == expected
+    assert read([encoding.encode(body, "br")], "br") == expected
 
 
 @pytest.mark.parametrize(
@@ -185,9 +189,9 @@ def test_hit(figures: tuple[int, int | None], hit: float | None) -> None:
 @pytest.mark.parametrize("name", ["cache_read_input_tokens", "output_tokens", "cached_tokens"])
 def test_what_is_no_count_is_ignored(name: str, value: Any) -> None:
     body = json.dumps({"usage": {"input_tokens": 2048, name: value}}).encode()
-    assert read([body], JSON) == Usage(2048, None, None, None)
+    assert read([body]) == Usage(2048, None, None, None)
     body = json.dumps({"usage": {"input_tokens": value, name: value}}).encode()
-    assert read([body], JSON) is None
+    assert read([body]) is None
 
 
 @pytest.mark.parametrize(
@@ -214,37 +218,59 @@ def test_what_is_no_count_is_ignored(name: str, value: Any) -> None:
     ids=lambda body: body[:40].decode(),
 )
 def test_what_reports_no_usage(body: bytes) -> None:
-    assert read([body], JSON) is None
+    assert read([body]) is None
     assert read([b"data: %b\n\n" % body]) is None
 
 
 def test_json_that_is_not_quite_utf8() -> None:
     body = b'{"x": "\xff\xc3", "usage": {"input_tokens": 5}}'
-    assert read([b"\xef\xbb\xbf" + body], JSON) == Usage(5, None, None, None)
+    assert read([b"\xef\xbb\xbf" + body]) == Usage(5, None, None, None)
     assert read([b"data: %b\n\n" % body]) == Usage(5, None, None, None)
 
 
-@pytest.mark.parametrize(
-    ("content_type", "is_stream"),
-    [("text/event-stream", True), (" TEXT/Event-Stream ;x=y", True), ("text/event-streams", False)],
-)
-def test_content_type(content_type: str, is_stream: bool) -> None:
-    reader = feed([MESSAGES], content_type)
-    assert reader.is_stream == is_stream
-    assert reader.finish() == (WRITTEN if is_stream else None)
+BEGINNINGS = [
+    b"",
+    b"\xef\xbb\xbf",
+    b"\n \r\n",
+    b": hi\n\n",
+    b"id: 1\n",
+    b"retry: 9\n",
+    b"event: a\n",
+]
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS, ids=repr)
+def test_first_bytes_of_a_stream(beginning: bytes) -> None:
+    body = beginning + chat({"choices": [], "usage": CHAT})
+    assert read([body]) == read(bytewise(body)) == NOT_WRITTEN
+
+
+@pytest.mark.parametrize("beginning", [b"<html>", b"dat: 1", b"x", b'"usage"', b"\xef\xbb\xbfnull"])
+def test_body_that_is_neither_events_nor_json(beginning: bytes) -> None:
+    body = beginning + b"\n\n" + MESSAGES
+    for reader in (feed([body]), feed(bytewise(body))):
+        assert reader.unread == "the body is neither JSON nor server-sent events"
+        assert reader.finish() is None
+
+
+@pytest.mark.parametrize("body", [b"", b" \n", b"\xef\xbb", b"even", b"\xef\xbb\xbf"])
+def test_body_that_ends_before_it_shows_what_it_is(body: bytes) -> None:
+    for reader in (feed([body]), feed(bytewise(body))):
+        assert reader.finish() is None
+        assert reader.unread == ""
 
 
 def test_it_can_be_asked_at_any_time_and_break_off_anywhere() -> None:
-    reader = UsageReader(EVENTS)
+    reader = UsageReader()
     found = []
     for byte in bytewise(MESSAGES):
-        found.append(reader.finish())
+        found.append(finish(reader))
         reader.feed(byte)
     started = MESSAGES.index(b"\n\n") - 1
     ended = MESSAGES.index(b'"output_tokens": 9}}')
     assert {*found[:started]} == {None}
     assert {*found[started + 1 : ended]} == {WRITTEN._replace(output=1)}
-    assert reader.finish() == reader.finish() == WRITTEN
+    assert finish(reader) == finish(reader) == WRITTEN
     assert reader.unread == ""
 
 
@@ -283,7 +309,7 @@ def test_diagnosis(more: dict[str, Any], diagnosis: str) -> None:
         responses(**more) + data(usage={}),
     ]
     readers = [feed(chunks) for stream in streams for chunks in ([stream], bytewise(stream))]
-    readers.append(feed([json.dumps({"usage": CHAT, **more}).encode()], JSON))
+    readers.append(feed([json.dumps({"usage": CHAT, **more}).encode()]))
     for reader in readers:
         assert reader.finish()
         assert reader.diagnosis == diagnosis
@@ -300,14 +326,14 @@ def test_diagnosis(more: dict[str, Any], diagnosis: str) -> None:
 )
 def test_response_id(value: Any, expected: str) -> None:
     body = {"object": "response", "id": value, "usage": RESPONSES}
-    for reader in (feed([json.dumps(body).encode()], JSON), feed([responses(id=value)])):
-        assert reader.finish() == WRITTEN
+    for reader in (feed([json.dumps(body).encode()]), feed([responses(id=value)])):
+        assert finish(reader) == WRITTEN
         assert reader.response_id == expected
 
 
 def test_other_dialects_have_no_response_id() -> None:
     body = {"object": "chat.completion", "id": "x", "usage": CHAT, "message": {"id": "y"}}
-    for reader in (feed([json.dumps(body).encode()], JSON), feed([MESSAGES]), feed([data(**body)])):
+    for reader in (feed([json.dumps(body).encode()]), feed([MESSAGES]), feed([data(**body)])):
         assert reader.finish()
         assert reader.response_id == ""
 
@@ -316,24 +342,24 @@ def test_counts_that_stand_in_the_timings_alone() -> None:
     """As llama.cpp streams them in the last chunk without `include_usage`."""
     timings = {"cache_n": 42, "prompt_n": 1, "prompt_ms": 0.531, "predicted_n": 3}
     chunk = data(choices=[{"finish_reason": "length", "index": 0, "delta": {}}], timings=timings)
-    assert feed([chunk], EVENTS).finish() == Usage(43, 42, None, None)
+    assert read([chunk]) == Usage(43, 42, None, None)
     without = data(choices=[], timings={"prompt_ms": 0.5})
-    assert feed([without], EVENTS).finish() is None
+    assert read([without]) is None
 
 
 def test_unknown_coding_is_unread() -> None:
-    reader = feed([MESSAGES], EVENTS, " GZip, BR")
-    assert reader.unread == 'content-encoding "gzip, br"'
+    reader = feed([MESSAGES], " GZip, BR")
+    assert reader.unread == 'content-encoding "gzip, br" is unknown'
     assert reader.finish() is None
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
 def test_what_was_read_before_a_coding_broke_stays(coding: str) -> None:
-    reader = feed([encoding.encode(MESSAGES + DELTA * 9, coding)], EVENTS, coding)
+    reader = feed([encoding.encode(MESSAGES + DELTA * 9, coding)], coding)
     reader.feed(b"\xff" * 200)
     assert reader.unread == f"corrupt content-encoding {coding}"
     reader.feed(data(usage={"output_tokens": 99}))
-    assert reader.finish() == WRITTEN
+    assert finish(reader) == WRITTEN
 
 
 HUGE = b"x" * (1 << 20)
@@ -342,9 +368,9 @@ HUGE = b"x" * (1 << 20)
 @pytest.mark.parametrize("line", [b"data: ", b'data: {"usage": {"input_tokens": 5}, "x": "'])
 def test_an_event_over_the_bound_is_skipped(line: bytes) -> None:
     reader = feed([MESSAGES, line, *[HUGE] * 9])
-    assert reader.finish() == WRITTEN
+    assert finish(reader) == WRITTEN
     reader.feed(b"\n\n" + data(usage={"output_tokens": 33}))
-    assert reader.finish() == WRITTEN._replace(output=33)
+    assert finish(reader) == WRITTEN._replace(output=33)
     assert reader.unread == ""
 
 
@@ -353,23 +379,50 @@ def test_a_big_event_within_the_bound_is_read() -> None:
     assert read(body[i : i + 16384] for i in range(0, len(body), 16384)) == WRITTEN
 
 
-@pytest.mark.parametrize("coding", ["", "gzip"])
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
 def test_a_json_body_over_the_bound_is_given_up(coding: str) -> None:
-    body = json.dumps({"usage": ANTHROPIC}).encode().rjust(MAX_SIZE)
-    assert read([encoding.encode(body, coding or "identity")], JSON, coding) == WRITTEN
-    reader = feed([encoding.encode(b" " + body + HUGE * 9, coding or "identity")], JSON, coding)
-    reader.feed(body)
-    assert reader.unread == "JSON body over 8388608 bytes"
+    body = json.dumps({"usage": ANTHROPIC, "x": "{}"}).encode()
+    fitting = body.replace(b"{}", b" " * (MAX_SIZE - len(body) + 2))
+    assert read([encoding.encode(fitting, coding)], coding) == WRITTEN
+    reader = feed([encoding.encode(fitting.replace(b'" ', b'"  ', 1), coding), body], coding)
+    assert reader.unread == "JSON body over 4194304 bytes"
     assert reader.finish() is None
 
 
-@pytest.mark.parametrize("content_type", [EVENTS, JSON])
-def test_memory_stays_bounded(content_type: str) -> None:
-    bomb = encoding.encode(b'data: {"usage": {' + bytes(64 << 20), "gzip")
+def test_json_that_takes_too_long_is_not_parsed() -> None:
+    body = json.dumps({"usage": ANTHROPIC, "x": [0] * 250_000}).encode()
+    reader = feed([body])
+    assert reader.finish() is None
+    assert reader.unread == "the JSON body has too many values"
+    reader = feed([MESSAGES, b"data: %b\n\n" % body, data(usage={"output_tokens": 33})])
+    assert finish(reader) == WRITTEN._replace(output=33)
+    assert reader.unread == ""
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_a_chunk_that_decodes_to_too_much_is_given_up(coding: str) -> None:
+    bomb = encoding.encode(b"data: x\n\n" * (MAX_DECODED // 8), coding)
+    reader = feed([bomb], coding)
+    assert reader.unread == f"content-encoding {coding} of over 8388608 bytes at once"
+    assert reader.finish() is None
+
+
+def test_usage_in_every_event_of_a_chunk_that_decodes_to_many() -> None:
+    usage = {"usage": CHAT | {"completion_tokens": 8}}
+    body = CHUNK * 9 + data(**usage) * 20_000 + chat({"choices": [], "usage": CHAT})
+    for coding in ("gzip", "br", "zstd"):
+        assert read([encoding.encode(body, coding)], coding) == NOT_WRITTEN
+
+
+@pytest.mark.parametrize("beginning", [b"data: ", b""])
+def test_memory_stays_bounded(beginning: bytes) -> None:
+    body = beginning + b'{"usage": {' + bytes(64 << 20)
+    bomb = encoding.encode(body, "gzip")
     tracemalloc.start()
     try:
-        assert read([bomb], content_type, "gzip") is None
-        assert tracemalloc.get_traced_memory()[1] < 4 * MAX_SIZE
+        feed(body[start : start + (1 << 16)] for start in range(0, len(body), 1 << 16))
+        assert feed([bomb], "gzip").unread
+        assert tracemalloc.get_traced_memory()[1] < 6 * MAX_SIZE
     finally:
         tracemalloc.stop()
 
@@ -388,8 +441,7 @@ def test_anything_is_taken(values: list[Any], noise: bytes, place: int) -> None:
     events = [data(usage=value, message=value, choices=value, x=value) for value in values]
     body = b"".join(events)
     for wire in (body, body[:place] + noise + body[place:], events[0][6:]):
-        for content_type in (EVENTS, JSON):
-            found = read([wire], content_type)
-            assert found == read(bytewise(wire), content_type)
-            if found and found.cached is not None:
-                assert 0 <= found.cached <= found.input
+        found = read([wire])
+        assert found == read(bytewise(wire))
+        if found and found.cached is not None:
+            assert 0 <= found.cached <= found.input
