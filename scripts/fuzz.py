@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import nullcontext, suppress
-from functools import partial
 from typing import Any, TypeVar
 
 from hypothesis import given, settings
@@ -27,6 +26,7 @@ except ImportError:
 with atheris.instrument_imports(["prompt_cache_key"]) if atheris else nullcontext():
     from prompt_cache_key.body import ABSENT, MEMBER_SIZE, NAME, Body
     from prompt_cache_key.bridge.bridge import Bridge
+    from prompt_cache_key.finished import FinishedRequest
     from prompt_cache_key.identity import (
         AGENT_HEADER,
         MAX_LENGTH,
@@ -35,7 +35,7 @@ with atheris.instrument_imports(["prompt_cache_key"]) if atheris else nullcontex
         find,
         find_user,
     )
-    from prompt_cache_key.misses.judge import Sent, judge
+    from prompt_cache_key.misses.judge import judge
     from prompt_cache_key.misses.prefix import compare
     from prompt_cache_key.rejections.forms import refusal
     from prompt_cache_key.streaming.held_request import HeldRequest
@@ -318,8 +318,9 @@ def check_prefix(raw: bytes, cuts: list[int]) -> None:
         if isinstance(before, dict) and (end := compare(before, after).end):
             expect(end.path and end.at >= 0)
             expect(all(text.isprintable() for text in (end.path, end.before, end.after)))
-    sent = partial(Sent, key="k", usage=Usage(100_000, 0, None, None))
-    if miss := judge([sent(time=1, content=cut)], sent(time=2, content=raw), 60):
+    usage = Usage(100_000, 0, None, None)
+    request = FinishedRequest(2, "s", "main", "m", "e", "k", usage=usage, body=raw)
+    if miss := judge([request._replace(time=1, body=cut)], request):
         expect(miss.cause and miss.missed > 0)
         expect(all(text.isprintable() for text in (miss.cause, miss.path, miss.remedy)))
 

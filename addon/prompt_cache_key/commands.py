@@ -11,11 +11,12 @@ from mitmproxy import command, ctx, exceptions, types
 from mitmproxy.flow import Flow
 from mitmproxy.log import ALERT
 
+from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.log import log, pairs, text
 from prompt_cache_key.misses.explain import explain
 from prompt_cache_key.misses.history import KEPT_EACH
 from prompt_cache_key.report.page import page
-from prompt_cache_key.report.saved_flows import SessionRequest, read, sessions_in
+from prompt_cache_key.report.saved_flows import read, sessions_in
 from prompt_cache_key.sessions_table import COLUMNS, table
 from prompt_cache_key.state import State
 from prompt_cache_key.stats.facts import report_of
@@ -47,6 +48,7 @@ class Commands:
         if not names:
             several = f"; {len(found)} sessions begin so" if found else ""
             raise exceptions.CommandError(f"no key is known for session {text(session)}{several}")
+        state.history.forget(session)
         try:
             state.store.forget(list(names), state.clock())
         except ValueError as e:
@@ -58,10 +60,10 @@ class Commands:
         """Say what a prompt lost and why, or whether it began like the one before it."""
         if not (this := read(flow)):
             raise exceptions.CommandError("the flow shows no Claude Code session")
-        earlier = [each.sent for each in islice(_before(flow, this), KEPT_EACH)]
+        earlier = list(islice(_before(flow, this), KEPT_EACH))
         if not earlier:
             raise exceptions.CommandError("no earlier request of this session, agent and model")
-        line, details = explain(earlier, this.sent, this.upstream.retention, this.diagnosis)
+        line, details = explain(earlier, this)
         _answer(f"explain: {line}; {pairs(session=this.session)}")
         if line not in flow.comment:
             flow.comment = "\n".join(filter(None, (flow.comment, line, details)))
@@ -87,13 +89,13 @@ def rows(state: State) -> Iterator[Row]:
         yield Row(session, agent, model, row.key, row.state, row.scope, sums=sums)
 
 
-def _before(flow: Flow, this: SessionRequest) -> Iterator[SessionRequest]:
+def _before(flow: Flow, this: FinishedRequest) -> Iterator[FinishedRequest]:
     """Yield earlier requests of who speaks in a flow, the latest first."""
     before = [each for each in _all_flows() if each.timestamp_created < flow.timestamp_created]
     for each in sorted(before, key=lambda each: -each.timestamp_created):
         if each.metadata.get("claude_session", this.session) == this.session:
             earlier = read(each)
-            if earlier and earlier.line == this.line:
+            if earlier and earlier.conversation == this.conversation:
                 yield earlier
 
 

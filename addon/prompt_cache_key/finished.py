@@ -39,6 +39,13 @@ class FinishedRequest(NamedTuple):
     """The upstream's own words for a miss; empty if it gave none."""
     project: str = ""
     """The last folder of the working directory named in the prompt: for the page, never the log."""
+    key_state: str = ""
+    """The `state` of the log line: new, reused, kept, replaced or observed; `forgotten` once
+    `promptcache.forget` has ended the key; empty if unknown."""
+    routing: tuple[tuple[str, str], ...] = ()
+    """The affinity headers that were sent: names in lower case, with their values."""
+    user: tuple[str, str] | None = None
+    """Account and device of `metadata.user_id`; None if unknown."""
     body: bytes = b""
     """The request body, decoded: only while misses are determined, empty in sums and pages."""
 

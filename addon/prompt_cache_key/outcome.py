@@ -3,15 +3,14 @@
 import asyncio
 import logging
 import shlex
-from functools import partial
 
 from mitmproxy import http
 
 from prompt_cache_key.body import NAME
+from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.in_flight import RequestInFlight, thousands
 from prompt_cache_key.log import log, pairs, text
 from prompt_cache_key.message_body import sent_content
-from prompt_cache_key.misses.judge import Sent
 from prompt_cache_key.misses.miss import Miss
 from prompt_cache_key.options import PREFIX, without
 from prompt_cache_key.rejections.forms import refusal
@@ -58,14 +57,25 @@ class Outcome:
         """Return what the request lost; None if nothing, or if another one counts in its place."""
         if not exchange.count.is_final:
             return None
-        history, line, upstream = self.state.history, exchange.line, exchange.upstream
-        sent = Sent(exchange.begun, exchange.key, sent_content(flow), usage)
+        history, (session, agent, _) = self.state.history, exchange.identity
+        request = FinishedRequest(
+            time=exchange.begun,
+            session=session,
+            agent=agent,
+            model=exchange.endpoint.model,
+            endpoint=exchange.address,
+            key=exchange.key,
+            key_state=exchange.state,
+            usage=usage,
+            upstream=exchange.upstream,
+            diagnosis=diagnosis,
+            body=sent_content(flow),
+        )
         miss = None
-        if history.may_have_lost(line, sent):
+        if history.may_have_missed(request):
             # In a thread, as a look at two large bodies takes longer than others should wait.
-            judge = partial(history.judge, is_limited=upstream.is_limited)
-            miss = await asyncio.to_thread(judge, line, sent, upstream.retention, diagnosis)
-        history.add(line, sent)
+            miss = await asyncio.to_thread(history.judge, request)
+        history.add(request)
         return miss
 
     def comment(

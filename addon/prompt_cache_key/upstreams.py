@@ -50,6 +50,8 @@ class Upstream(NamedTuple):
     """More than 15 requests a minute with one key go to other machines."""
     diagnoses: bool = False
     """It understands `prompt_cache_options.comparison_response_id`, and says why it missed."""
+    is_anthropic: bool = False
+    """It is Anthropic's own: `cache_control` decides what is kept, and for how long."""
 
 
 def upstream_of(host: str, path: str, model: str, asked_for: str = "") -> Upstream:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from prompt_cache_key.report.command import build
 
 Body = dict[str, Any]
 
-MISS = re.compile(r'\[prompt-cache\] miss key=\S+ session=(\S+) .* lost=(\d+) cause="(.*)"')
+FIELD = re.compile(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|(\S+))')
 TOKENS = 10  # characters
 ORDER = ("tools", "tool_choice", "system", "instructions", "messages", "input")
 
@@ -61,28 +61,50 @@ def _reply(target: str, body: Body, total: int, cached: int) -> Reply:
     return Reply(headers=EVENTS, body=[data, b"data: {}\n\n"])
 
 
-def conversation(dialect: str, turns: int) -> Body:
-    """Return a request of so many turns, of some 5,000 tokens and 500 more for each turn."""
+def conversation(dialect: str, turns: int, loaded: Sequence[str] = ()) -> Body:
+    """Return a request of so many turns, of some 5,000 tokens and 3,000 more for each turn.
+
+    The tools of the names `loaded` were loaded by Claude Code's tool search in the last turn.
+    """
     roles = ["user", "assistant"] * turns
-    said = [{"role": role, "content": f"{role} {at // 2} " * 200} for at, role in enumerate(roles)]
+    said: list[Body] = [
+        {"role": role, "content": f"{role} {at // 2} " * 2000} for at, role in enumerate(roles)
+    ]
+    if loaded:
+        call = {"type": "tool_use", "id": "t1", "name": "ToolSearch", "input": {"query": "x"}}
+        result = {"type": "tool_result", "tool_use_id": "t1", "content": "Tool loaded."}
+        said[-1:] = [
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+            said[-1],
+        ]
+    names = sorted(["ToolSearch", *"abcd", *loaded], key=str.lower)
     body = {
         "model": "m",
         "metadata": {"user_id": ""},
         "system": [{"type": "text", "text": "Be brief. " * 4000}],
         "messages": [*said, {"role": "user", "content": "go on"}],
-        "tools": [{"name": n, "description": n * 2000, "input_schema": {}} for n in "abcd"],
+        "tools": [{"name": n, "description": n * 2000, "input_schema": {}} for n in names],
     }
     return DIALECTS[dialect].translate(body)
 
 
+def edited(old: str, new: str) -> Callable[[Body], Body]:
+    """Return a change of one text, wherever it stands first."""
+    return lambda body: json.loads(json.dumps(body).replace(old, new, 1))
+
+
 CHANGES: dict[str, Callable[[Body], Body]] = {
     "tools reordered": lambda body: body | {"tools": body["tools"][::-1]},
+    "tool added: e": lambda body: body | {"tools": [body["tools"][0] | E, *body["tools"]]},
     "tool removed: a": lambda body: body | {"tools": body["tools"][1:]},
+    "tool edited: a": edited("aaaa", "baaa"),
+    "tool search loaded: a1, b1": lambda body: body,
     "settings changed: tool_choice": lambda body: body | {"tool_choice": "required"},
-    "system prompt changed": lambda body: json.loads(
-        json.dumps(body).replace("Be brief.", "Be quick.", 1)
-    ),
+    "system prompt changed": edited("Be brief.", "Be quick."),
+    "messages rewritten": edited("user 0 user 0", "user 0 USER 0"),
 }
+E: Body = {"name": "e", "function": {"name": "e", "parameters": {}}}
 
 
 class Setup(NamedTuple):
@@ -97,11 +119,11 @@ class Setup(NamedTuple):
         with Client(self.proxy.port) as client:
             assert client.send("POST", path, headers, json.dumps(body).encode()).status == 200
 
-    def misses(self) -> list[tuple[str, int, str]]:
-        """End the proxy and return what it logged: session, tokens lost, cause."""
+    def misses(self) -> list[dict[str, str]]:
+        """End the proxy and return the fields of each miss that it logged."""
         self.proxy.stop()
-        found = filter(None, map(MISS.search, self.proxy.lines))
-        return [(match[1], int(match[2]), match[3]) for match in found]
+        lines = [line for line in self.proxy.lines if "[prompt-cache] miss " in line]
+        return [{name: text or word for name, text, word in FIELD.findall(line)} for line in lines]
 
 
 @pytest.fixture(name="setup")
@@ -118,14 +140,16 @@ def test_each_change_is_one_miss_with_its_cause(setup: Setup) -> None:
         setup.cache.prompts.clear()
         for turns in (1, 2):  # what is new was never cached, so no miss
             setup.ask(session, dialect, conversation(dialect, turns) | {"stream": stream})
-        body = conversation(dialect, 3) | {"stream": stream}
+        loaded = ["a1", "b1"] if cause.startswith("tool search") else []
+        body = conversation(dialect, 3, loaded) | {"stream": stream}
         setup.ask(session, dialect, change(body))
         expected.append((session, cause))
     misses = setup.misses()
-    assert [(session, cause) for session, _, cause in misses] == expected
-    assert all(lost > 3000 for _, lost, _ in misses)
+    assert [(miss["session"], miss["cause"]) for miss in misses] == expected
+    missed = [int(miss.get("missed") or miss["lost"]) for miss in misses]
+    assert min(missed) > 2048
     report = build(setup.saved, flowfilter.parse("~all"), None, None)
-    assert report.sums.lost_tokens == sum(lost for _, lost, _ in misses)
+    assert report.sums.lost_tokens == sum(missed)
     assert report.sums.misses == len(misses)
 
 

@@ -96,7 +96,7 @@ def test_explain(context: Context, log: Log) -> None:
         context.master.commands.call("promptcache.explain", last)
     one, two = log()
     assert one == two
-    assert one.startswith("INFO [prompt-cache] explain: the prefix broke: messages rewritten, at ")
+    assert "explain: no miss; the prompt changed: messages rewritten, at messages[0]" in one
     assert one.endswith(f"; session={SESSION}")
     assert last.comment.startswith("0% 0/2048 3f6c1c1e main m key=")
     assert last.comment.count(one.partition(": ")[2].partition("; session=")[0]) == 1

@@ -63,9 +63,9 @@ def test_miss(context: Context, log: Log, mark: bool) -> None:
     _, _, line = log()
     assert line == (
         f"INFO [prompt-cache] miss key={key(flow)} session={SESSION} agent=main model=gpt "
-        'lost=7000 cause="a pause of 11m"'
+        'lost=7000 cause="expired: idle for 11m"'
     )
-    assert flow.comment.startswith("lost 7.0k: a pause of 11m 12% 1000/8000 ")
+    assert flow.comment.startswith("lost 7.0k: expired: idle for 11m 12% 1000/8000 ")
     assert flow.metadata["prompt_cache_lost"] == 7000
     assert flow.marked == (":red_circle:" if mark else "")
     assert context.state.totals.all.lost == 7000
@@ -82,7 +82,7 @@ def test_nothing_cached(context: Context, log: Log) -> None:
     for number in range(2, 9):
         turn(context, number, 0)
     (warning,) = of_level("WARNING", log())
-    assert "0/8000; mostly: the upstream's own" in warning
+    assert "0/8000; mostly: server-side" in warning
     assert warning.startswith(f"WARNING [prompt-cache] nothing was cached in session={SESSION}")
 
 
@@ -97,7 +97,7 @@ def test_collapsed(context: Context, log: Log) -> None:
     assert warning.startswith(
         f"WARNING [prompt-cache] the cache hit rate has collapsed in session={SESSION}"
     )
-    assert "mostly: the key changed; prompt_cache_keys=derived keeps it" in warning
+    assert "mostly: prompt_cache_key changed; prompt_cache_keys=derived keeps" in warning
 
 
 # Rejections

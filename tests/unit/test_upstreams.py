@@ -110,7 +110,22 @@ def test_what_the_rows_say() -> None:
 
 
 def test_nothing_is_known_of_others() -> None:
-    assert Upstream() == ("", "", "", (), "", None, False, "session", (), 600, True, False, False)
+    assert Upstream() == (
+        "",
+        "",
+        "",
+        (),
+        "",
+        None,
+        False,
+        "session",
+        (),
+        600,
+        True,
+        False,
+        False,
+        False,
+    )
     for host in ["", ".", "gateway.test", "127.0.0.1", "127.0.0.1:8080", "::1", "[::1]:4000", "ü"]:
         for path in ["", *(path for _, _, path, _ in REQUESTS)]:
             assert upstream_of(host, path, "gpt-6") == Upstream()

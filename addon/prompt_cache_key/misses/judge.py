@@ -1,195 +1,283 @@
-"""What an upstream should have read of a prompt from its cache and, where it read less, why."""
+"""Judge what an upstream should have read of a prompt from its cache and, where it read less, why.
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+The problem. A response reports how many tokens were cached, but not how many should have been. A
+first prompt, new text at the end and a changed beginning look alike: few cached tokens. Only the
+last one is a miss.
 
-from prompt_cache_key.body import NAME, Body
+The idea. The conversation's earlier prompts are the yardstick. Of those the most similar one is
+taken (`comparison.nearest`): the prompt would share all of the earlier one if nothing of that had
+been edited, and the upstream has counted both: so `min(earlier input, this input)` are expected.
+No tokenizer is needed. Missed tokens are expected minus cached, where that is over 2,048 and over a
+tenth of expected. Only then are the bodies compared, in a thread, for the cause.
+
+Invariants:
+
+- Only requests that were sent before this one are a yardstick, whatever the order of the answers.
+- Without cached tokens in the usage, or with an undecided prompt count, there is no judgement.
+- A session of `?` is several sessions, so it is never judged.
+- The prompt has to continue the earlier one (`_continues`): subagents and helpers of old clients
+  share a conversation with the main agent, and begin with a prompt of their own.
+- What is not comparable (too large, too many values, nested too deep, no JSON) is no miss.
+
+Not promised: that the cause is the only one. Where a prompt changed in several places the first in
+the prompt is named, and a cause of which this side sees nothing is `server-side`.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prompt_cache_key.body import NAME
+from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.misses.causes import (
+    DIAGNOSED,
+    EXPIRED,
     IN_TURNS,
     KEY,
-    OWN,
-    REMEDIES,
+    KEY_FORGOTTEN,
+    KEY_OF_CLIENT,
+    LONGER_CACHE,
     REMOVED,
+    ROUTING,
+    SERVER_SIDE,
     TOO_MANY,
-    Break,
-    find_break,
+    Cause,
+    cause_of,
     is_system,
     system_added,
     turns,
 )
+from prompt_cache_key.misses.comparison import Comparison, nearest
 from prompt_cache_key.misses.excerpt import escape
 from prompt_cache_key.misses.miss import Miss
-from prompt_cache_key.misses.prefix import Shared, compare, differ, is_remembered
-from prompt_cache_key.usage.reader import Usage
-
-MAX_SIZE = 8 << 20
-"""Bytes of a body from which on it is not compared."""
+from prompt_cache_key.misses.prefix import NotCompared, differ, elements, is_remembered
+from prompt_cache_key.upstreams import Upstream
 
 ROUNDING = 2048
 """Tokens by which upstreams round down: GPT-5.5 has a breakpoint every 2,048."""
+
+UNKNOWN_SESSION = "?"
+"""The session of a call that the bridge could attribute to a user only."""
+
+# https://platform.claude.com/docs/en/build-with-claude/prompt-caching
+_FIVE_MINUTES = 300
+_HOUR = 3600
 
 _FRONT_SLACK = 1.25  # tools and texts have not quite the same characters to a token
 _LONGEST = 256
 
 
-class Sent(NamedTuple):
-    """One request of a identity."""
-
-    time: float
-    """When it was sent, in seconds of any clock."""
-    key: str
-    """The `prompt_cache_key` it had; empty without one."""
-    content: bytes
-    """The body as it was sent."""
-    usage: Usage | None
-    """What its response reported."""
-
-
-class Match(NamedTuple):
-    """The earlier request that a prompt shares most with, both bodies parsed."""
-
-    sent: Sent
-    before: dict[str, Any]
-    after: dict[str, Any]
-    shared: Shared
-
-    @property
-    def held(self) -> float:
-        """Up to where the prompts are the same: the share of the earlier one, from 0 to 1."""
-        return self.shared.chars / (compare(self.before, self.before).chars or 1)
-
-    def find_break(self) -> Break | None:
-        """Say what keeps the prompt from being read as far as the earlier one; None: nothing."""
-        return find_break(self.before, self.after, self.shared.end)
-
-
-def nearest(earlier: Iterable[Sent], sent: Sent) -> Match | None:
-    """Find the earlier request that a prompt shares most with; None if none can be read.
-
-    Of several alike it is the last. Bodies of 8 MB and more are not looked at.
-    """
-    best: Match | None = None
-    if (after := _parsed(sent)) is None:
-        return None
-    # A longer prompt can share more, so once one held, no shorter one has to be looked at.
-    for each in sorted(earlier, key=lambda each: (len(each.content), each.time), reverse=True):
-        if (before := _parsed(each)) is None:
-            continue
-        shared = compare(before, after)
-        if best is None or shared.depth > best.shared.depth:
-            best = Match(each, before, after, shared)
-        if not shared.end:
-            break
-    return best
-
-
-def may_have_lost(earlier: Iterable[Sent], sent: Sent) -> bool:
-    """Tell, from numbers alone, whether `judge` has to look at the bodies."""
-    if not sent.usage or not _is_lost(sent.usage.input, sent):
+def may_have_missed(earlier: Iterable[FinishedRequest], request: FinishedRequest) -> bool:
+    """Return, from numbers alone, whether `judge` has to compare the bodies."""
+    if request.session == UNKNOWN_SESSION or not is_known(request):
         return False
-    return _is_lost(max((_most(each, sent) for each in earlier), default=0), sent)
+    return is_missed(max((_expected(each, request) for each in earlier), default=0), request)
 
 
 def judge(
-    earlier: Iterable[Sent], sent: Sent, keep: float, diagnosis: str = "", *, is_busy: bool = False
+    earlier: Iterable[FinishedRequest], request: FinishedRequest, *, is_busy: bool = False
 ) -> Miss | None:
-    """Judge a request by what its identity sent before; None if it lost nothing, or who knows.
+    """Judge a request by the earlier ones of its conversation.
 
-    `keep` is for how many seconds the upstream keeps a prefix; `diagnosis` what it says itself of
-    its miss; `is_busy` that the key had too many requests in this minute.
+    None if nothing was missed or it cannot be determined. `is_busy`: the key had too many requests
+    in this minute.
     """
-    earlier = [each for each in earlier if _most(each, sent)]
-    if not may_have_lost(earlier, sent) or not (match := nearest(earlier, sent)):
+    earlier = [each for each in earlier if _expected(each, request)]
+    if not may_have_missed(earlier, request):
         return None
-    expected, broke = _most(match.sent, sent), match.find_break()
-    if not _is_lost(expected, sent) or not _continues(match, broke):
-        return None
-    if broke and not _costs(match, broke, expected):
-        broke = None
-    key, pause = match.sent.key, sent.time - match.sent.time
-    if key != sent.key:
-        broke = Break(KEY, NAME, 0, escape(key[:_LONGEST]), escape(sent.key[:_LONGEST]))
-    elif not broke and pause > keep:
-        broke = _nowhere(f"a pause of {_span(pause)}")
-    elif not broke:
-        broke = _nowhere(TOO_MANY if is_busy else _behind(match, earlier, sent) or OWN)
-    if diagnosis:
-        broke = broke._replace(cause=escape(diagnosis[:_LONGEST]))
-    return Miss(expected, _cached(sent) or 0, *broke, REMEDIES.get(broke.cause, ""))
-
-
-def _parsed(sent: Sent) -> dict[str, Any] | None:
     try:
-        return Body(sent.content).whole if len(sent.content) <= MAX_SIZE else None
-    except ValueError:
+        return _judge(earlier, request, is_busy=is_busy)
+    except (NotCompared, RecursionError):
         return None
 
 
-def _cached(sent: Sent) -> int | None:
-    return sent.usage.cached if sent.usage else None
+# The first case that applies, in the order of the causes in docs/log.md.
+#
+# case                                            cause
+# ----------------------------------------------- --------------------------------------------------
+# the upstream gives a diagnosis                  its words, with what was found by comparing
+# the key is another one than the earlier's       prompt_cache_key changed; the remedy by how
+# the prompt changed where much stands behind     see causes.find_cause
+# the prompt goes on; only what stands before     total_tokens countdown, or system messages moved
+# system messages was read, now and before        to the front (countdown.jsonl)
+# idle for longer than the retention              expired
+# an affinity header has another value            routing header changed
+# over 15 requests with the key in this minute,   over 15 requests a minute
+# where that is a documented limit (OpenAI)
+# else                                            server-side
+def _judge(
+    earlier: list[FinishedRequest], request: FinishedRequest, *, is_busy: bool
+) -> Miss | None:
+    found = nearest(earlier, request)
+    if not found:
+        return None
+    expected, cause = _expected(found.earlier, request), found.find_cause()
+    if not is_missed(expected, request) or not _continues(found, cause):
+        return None
+    if cause and not _costs(found, cause, expected):
+        cause = None
+    if found.earlier.key != request.key:
+        cause = key_changed(found.earlier, request)
+    cause = cause or _unchanged(found, earlier, request, is_busy=is_busy)
+    if request.diagnosis:
+        said = escape(request.diagnosis[:_LONGEST])
+        remedy = cause.remedy if cause.path else DIAGNOSED
+        cause = cause._replace(kind=said, words=said, remedy=remedy)
+    return miss_of(expected, request, cause)
 
 
-def _most(earlier: Sent, sent: Sent) -> int:
-    """Return how many tokens two prompts can have in common; 0 if that can't be known."""
-    if not earlier.usage or not sent.usage or earlier.time > sent.time:
+def _unchanged(
+    found: Comparison, earlier: list[FinishedRequest], request: FinishedRequest, *, is_busy: bool
+) -> Cause:
+    """Return the cause where the prompt begins with the earlier one."""
+    if kind := _moved_behind(found, earlier, request):
+        return cause_of(kind)
+    idle = request.time - found.earlier.time
+    kept_for = retention(found.before, request.upstream)
+    if idle > kept_for:
+        cause = cause_of(EXPIRED, f"idle for {_span(idle)}")
+        if request.upstream.is_anthropic and kept_for < _HOUR:
+            cause = cause._replace(remedy=LONGER_CACHE[request.agent == "main"])
+        return cause
+    if changed := routing_changed(found.earlier, request):
+        return changed
+    return cause_of(TOO_MANY) if is_busy else cause_of(SERVER_SIDE, "evicted or rerouted")
+
+
+def key_changed(earlier: FinishedRequest, request: FinishedRequest) -> Cause:
+    """Return the cause of two different keys; the remedy depends on who ended the first."""
+    cause = cause_of(KEY)._replace(
+        path=NAME, before=escape(earlier.key[:_LONGEST]), after=escape(request.key[:_LONGEST])
+    )
+    if request.key_state == "kept":
+        return cause._replace(remedy=KEY_OF_CLIENT)
+    if earlier.key_state == "forgotten":
+        return cause._replace(remedy=KEY_FORGOTTEN)
+    return cause
+
+
+def routing_changed(earlier: FinishedRequest, request: FinishedRequest) -> Cause | None:
+    """Return the cause of two different values of an affinity header; None without one.
+
+    A header that was sent with one of the requests only counts too: the other was routed otherwise.
+    """
+    old, new = dict(earlier.routing), dict(request.routing)
+    for name in sorted(old | new):
+        if old.get(name) != new.get(name):
+            before, after = (escape(each.get(name, "")[:_LONGEST]) for each in (old, new))
+            return cause_of(ROUTING)._replace(path=escape(name), before=before, after=after)
+    return None
+
+
+def miss_of(expected: int, request: FinishedRequest, cause: Cause) -> Miss:
+    """Return the miss of a request with its cause."""
+    return Miss(
+        expected=expected,
+        cached=_cached(request) or 0,
+        cause=cause.words,
+        kind=cause.kind,
+        path=cause.path,
+        at=cause.at,
+        before=cause.before,
+        after=cause.after,
+        remedy=cause.remedy,
+    )
+
+
+def _cached(request: FinishedRequest) -> int | None:
+    return request.usage.cached if request.usage else None
+
+
+def is_known(request: FinishedRequest) -> bool:
+    """Return whether a request reports cached tokens, and how many prompt tokens it had."""
+    return _cached(request) is not None and bool(request.usage and request.usage.is_certain)
+
+
+def _expected(earlier: FinishedRequest, request: FinishedRequest) -> int:
+    """Return how many tokens two prompts can have in common; 0 if that cannot be known."""
+    if not earlier.usage or not earlier.usage.is_certain or earlier.time > request.time:
         return 0
-    return min(earlier.usage.input, sent.usage.input)
+    return min(earlier.usage.input, request.usage.input) if request.usage else 0
 
 
-def _is_lost(expected: int, sent: Sent) -> bool:
-    cached = _cached(sent)
-    return cached is not None and _is_much(expected - cached, expected)
+def is_missed(expected: int, request: FinishedRequest) -> bool:
+    """Return whether a request read much less than expected from the cache."""
+    return _is_much(expected - (_cached(request) or 0), expected)
 
 
 def _is_much(tokens: float, expected: int) -> bool:
     return tokens > max(ROUNDING, expected / 10)
 
 
-def _costs(match: Match, broke: Break, expected: int) -> bool:
-    """Whether much stands behind the place where a prompt broke, or nobody knows how much.
+def _costs(found: Comparison, cause: Cause, expected: int) -> bool:
+    """Return whether much stands behind the place where a prompt changed, or that is unknown.
 
     A last message in other words does not explain why all before it was not read.
     """
-    end, usage = match.shared.end, match.sent.usage
-    is_known = end and broke.path == end.path and broke.cause != REMOVED
-    if not is_known or is_remembered(match.after) or not usage:
+    end, usage = found.shared.end, found.earlier.usage
+    is_known = end and cause.path == end.path and cause.kind != REMOVED
+    if not is_known or is_remembered(found.after) or not usage:
         return True
-    return _is_much(expected - match.held * usage.input, expected)
+    return _is_much(expected - found.held * usage.input, expected)
 
 
-def _continues(match: Match, broke: Break | None) -> bool:
-    """Whether a prompt goes on with the conversation of the earlier one.
+def _continues(found: Comparison, cause: Cause | None) -> bool:
+    """Return whether a prompt goes on with the conversation of the earlier one.
 
-    Not if nothing in it is answered yet: so begin the subagents and helpers of old clients, under
-    their session's name. Nor if both what stands in front and the first message are others.
+    It does not if nothing in it is answered yet: so begin the subagents and helpers of old clients,
+    under their session's name. Nor if both what stands in front and the first message are others.
     """
-    if is_remembered(match.after):
+    if is_remembered(found.after):
         return True
     before, after = (
         [turn for turn in turns(body) if not is_system(turn)]
-        for body in (match.before, match.after)
+        for body in (found.before, found.after)
     )
     if all(isinstance(turn, dict) and turn.get("role") == "user" for turn in after):
         return False
-    is_front_same = not match.shared.end or not broke or broke.cause in IN_TURNS
-    return is_front_same or not differ(("messages", 0), before[:1], after[:1])
+    is_front_same = not found.shared.end or not cause or cause.kind in IN_TURNS
+    first = ("messages", 0), before[:1], after[:1]
+    return is_front_same or not differ(*first, found.budget)
 
 
-def _behind(match: Match, earlier: Iterable[Sent], sent: Sent) -> str:
+def _moved_behind(
+    found: Comparison, earlier: Iterable[FinishedRequest], request: FinishedRequest
+) -> str:
     """Name what a translator or engine behind here seems to do to system messages; "" if nothing.
 
-    It does if only what stands before them was read, and never more of this conversation.
+    It moves them if only what stands before them was read, now and earlier in this conversation.
+    Anthropic itself leaves them in place.
     """
-    if match.shared.end:
+    if found.shared.end or request.upstream.is_anthropic or not request.usage:
         return ""
-    cause, share = system_added(match.before, match.after)
-    most = _FRONT_SLACK * share * sent.usage.input if sent.usage else 0
+    kind, share = system_added(found.before, found.after, found.budget)
+    most = _FRONT_SLACK * share * request.usage.input
     read = [_cached(each) or 0 for each in earlier]
-    return cause if 0 < (_cached(sent) or 0) <= most and max(read, default=0) <= most else ""
+    return kind if 0 < (_cached(request) or 0) <= most and max(read, default=0) <= most else ""
 
 
-def _nowhere(cause: str) -> Break:
-    return Break(cause, "", 0, "", "")
+def retention(before: dict[str, Any], upstream: Upstream) -> float:
+    """Return for how many seconds an upstream keeps the prompt of a body without use.
+
+    For Anthropic the body's own `cache_control` says so: an hour if all the markers say so.
+    """
+    if not upstream.is_anthropic:
+        return upstream.retention
+    lives = [marker.get("ttl") for marker in _markers(before)]
+    return _HOUR if lives and all(life == "1h" for life in lives) else _FIVE_MINUTES
+
+
+def _markers(body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each `cache_control` of a body in Anthropic's dialect."""
+    parts = [body]
+    for name in ("tools", "system", "messages"):
+        parts += elements(name, body.get(name))
+    for turn in turns(body):
+        content = turn.get("content") if isinstance(turn, dict) else None
+        parts += content if isinstance(content, list) else ()
+    for part in parts:
+        marker = part.get("cache_control") if isinstance(part, dict) else None
+        if isinstance(marker, dict):
+            yield marker
 
 
 def _span(seconds: float) -> str:

@@ -4,31 +4,28 @@ from typing import NamedTuple
 
 
 class Miss(NamedTuple):
-    """A prompt of which an upstream read much less than it should have."""
+    """A prompt of which an upstream read much less from its cache than it should have."""
 
     expected: int
-    """Tokens that it should have read from its cache."""
+    """Tokens that should have been read from the cache."""
     cached: int
-    """Tokens that it did read."""
+    """Tokens that were read from the cache."""
     cause: str
-    """Why it read no more: words that are safe between quotes in a log line."""
-    path: str
-    """Where the prompt broke, such as `tools[3].name`, escaped; empty if it did not."""
-    at: int
-    """How many characters there are still the same."""
-    before: str
+    """Why no more tokens were read: words that are safe between quotes in a log line."""
+    kind: str
+    """The cause without what differs each time, such as `tool added` and `expired`."""
+    path: str = ""
+    """Where the prompt changed, such as `tools[3].name`, escaped; empty if it did not."""
+    at: int = 0
+    """How many characters are the same at that place."""
+    before: str = ""
     """The earlier text there, escaped, on one line: prompt, so for a page or comment, no log."""
-    after: str
-    """The later text, likewise."""
-    remedy: str
-    """What to do about it, in one line; empty where nothing is known to help."""
+    after: str = ""
+    """The later text there, likewise."""
+    remedy: str = ""
+    """What to do about the cause, or that there is nothing to set, in one line."""
 
     @property
     def missed(self) -> int:
-        """Tokens that were paid for again."""
+        """Tokens that should have been read from the cache and were not."""
         return self.expected - self.cached
-
-    @property
-    def kind(self) -> str:
-        """The cause without what differs each time: `tool added`, `a pause`."""
-        return self.cause.partition(":")[0].partition(" of ")[0]

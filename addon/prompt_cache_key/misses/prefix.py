@@ -1,7 +1,37 @@
-"""Find where the prompt of one request stops being the start of the next one's."""
+"""Find where the prompt of one request stops being the start of the next one's.
+
+The problem. A prompt cache reads what two prompts have in common from their first token on. An
+upstream renders the prompt from the request's JSON by a template that nobody outside knows. So two
+bodies have to be compared part by part, in the order in which upstreams render the parts, and
+what does not reach the prompt must not count as a difference.
+
+The idea. `_walk` goes through pairs of values, the earlier body's and the later one's: first the
+sections (tools, system prompt, messages), then, inside a section that differs, its elements, then
+their members. Two values that are the same JSON are done with one comparison in C. Two that are not
+are taken apart, but only where the parts are envelopes known from the three dialects; any other
+object (a tool's schema, a tool's input) is compared as the text that the model sees. The first pair
+that cannot be taken apart is the difference; its place names what was edited.
+
+Invariants:
+
+- Sections are compared in the order of the prompt, so the first difference found is the first in
+  the prompt, and all that was passed before it is shared.
+- Messages may be added at the end. Tools and blocks of the system prompt may not, since the
+  messages follow them.
+- A body compared with itself has no difference.
+
+Bounds. Every value is visited at most once at each of `_DEEPEST` levels. Each step, and each kB of
+text that has to be made of JSON, is taken from a `Budget`; when that is used up, or a value nests
+deeper than C code goes, `NotCompared` is raised. The size of the bodies and the number of their
+values are bounded before they are parsed (`comparison.parsed`).
+
+Not promised: that an upstream renders what this module thinks. What upstreams do with parts that
+no dialect documents is unknown; every member is compared, so an unknown one counts as prompt.
+"""
 
 import marshal
 from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from json import JSONEncoder
 from typing import Any, NamedTuple
@@ -16,6 +46,9 @@ FRONT = ("tools", "system", "instructions")
 TURNS = ("messages", "input")
 """The sections that grow with the conversation."""
 
+MAX_STEPS = 200_000
+"""Steps that one judgement may take."""
+
 # OpenAI Responses: the upstream remembers what came before `input`.
 _REMEMBERED = ("previous_response_id", "conversation")
 
@@ -25,12 +58,33 @@ _TEXT_TYPES = ("message", "text", "input_text", "output_text")
 # Images, files, signatures: their length in base64 says nothing of their tokens.
 _OPAQUE = ("source", "image_url", "file_data", "signature", "encrypted_content")
 
+# The deepest place in the three dialects has seven keys: messages[0].content[0].content[0].text.
+_DEEPEST = 8
+
 _LONGEST_PATH = 200
-_SOME = 4  # turns behind a difference to look for, as some are removed too
+_FOLLOWING = 4  # elements behind a difference to look for, as some are removed too
 
 _encode = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 Place = tuple[str | int, ...]
+Pair = tuple[Place, Any, Any]
+
+
+class NotCompared(ValueError):  # noqa: N818  # reads as the words that are shown
+    """Two bodies have too many values to compare, or nest too deep."""
+
+
+class Budget:
+    """The steps that one judgement may take; `spend` raises NotCompared when none are left."""
+
+    def __init__(self, steps: int = MAX_STEPS) -> None:
+        self.left = steps
+
+    def spend(self, steps: int = 1) -> None:
+        """Take steps off the budget."""
+        self.left -= steps
+        if self.left < 0:
+            raise NotCompared("too many values to compare")
 
 
 class Difference(NamedTuple):
@@ -39,17 +93,19 @@ class Difference(NamedTuple):
     place: Place
     """The keys and indexes that lead there; of a whole element that is new or gone, to that."""
     at: int
-    """How many characters there are still the same: of a string, its text; of anything else, its
+    """How many characters are the same there: of a string, its text; of anything else, its
     compact JSON."""
     old: Any
-    """What the earlier body has there; None if nothing."""
+    """The earlier body's value there; None if there is none."""
     new: Any
-    """What the later one has there, likewise."""
+    """The later body's value there; None if there is none."""
 
     @property
     def path(self) -> str:
         """The place as in `system[0].text`, escaped, at most 200 characters."""
-        names = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.place)
+        names = (
+            f"[{key}]" if isinstance(key, int) else f".{key[:_LONGEST_PATH]}" for key in self.place
+        )
         path = escape("".join(names).removeprefix("."))
         return path if len(path) <= _LONGEST_PATH else path[: _LONGEST_PATH - 1] + "…"
 
@@ -63,7 +119,7 @@ class Difference(NamedTuple):
 
     @property
     def after(self) -> str:
-        """The later value, likewise."""
+        """The later value around the difference, likewise."""
         return excerpt(as_text(self.new), self.at)
 
 
@@ -71,23 +127,22 @@ class Shared(NamedTuple):
     """How much of an earlier prompt a later one begins with."""
 
     depth: tuple[int, int, int, int]
-    """More for an earlier prompt that shares more, and is nearer, of the same later one."""
+    """Larger for an earlier prompt that shares more with, and is nearer to, one later prompt."""
     end: Difference | None
-    """Where they part; None if the later one begins with all of the earlier."""
+    """Where the two part; None if the later prompt begins with all of the earlier."""
     parts: list[tuple[Place, Any]]
-    """What they share."""
+    """What the two share."""
 
-    @property
-    def chars(self) -> int:
-        """Characters of prompt, not counting images and other base64."""
-        return _chars(self.parts.copy())
+    def chars(self, budget: Budget | None = None) -> int:
+        """Return the characters of prompt that are shared, without images and other base64."""
+        return _chars(self.parts.copy(), budget or Budget())
 
 
-def compare(before: dict[str, Any], after: dict[str, Any]) -> Shared:
+def compare(before: dict[str, Any], after: dict[str, Any], budget: Budget | None = None) -> Shared:
     """Find how far the prompt of `before` is the start of the prompt of `after`.
 
     Both are parsed bodies of one dialect (Anthropic Messages, OpenAI Chat, OpenAI Responses).
-    They do not part if `after` added nothing but messages. Tools and system blocks that were
+    The two do not part if `after` added nothing but messages. Tools and system blocks that were
     added are a difference, since the messages follow them. So are messages taken off the end,
     although all that is left of the prompt was there before.
 
@@ -99,22 +154,24 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> Shared:
     With `previous_response_id` or `conversation` in either body the upstream remembers the
     messages and `input` is only what is new: then only tools and instructions are compared.
 
-    Any JSON may stand in any place: what parsed without a RecursionError compares without one.
+    Any JSON may stand in any place; NotCompared if there is too much of it.
     """
+    budget = budget or Budget()
     remembered = is_remembered(before) or is_remembered(after)
     names = (*FRONT, "messages") if remembered else (*FRONT, *TURNS)
     parts: list[tuple[Place, Any]] = []
-    end = _walk([((name,), before.get(name), after.get(name)) for name in names], parts)
-    return Shared(_depth(before, after, end), end, parts)
+    pairs = (((name,), before.get(name), after.get(name)) for name in names)
+    end = _walk(pairs, parts, budget)
+    return Shared(_depth(before, after, end, budget), end, parts)
 
 
-def differ(place: Place, old: Any, new: Any) -> Difference | None:
+def differ(place: Place, old: Any, new: Any, budget: Budget | None = None) -> Difference | None:
     """Find where two values of one place differ; None if they are the same prompt."""
-    return _walk([(place, old, new)], [])
+    return _walk([(place, old, new)], [], budget or Budget())
 
 
 def is_remembered(body: dict[str, Any]) -> bool:
-    """Whether the upstream knows what came before the body's `input`."""
+    """Return whether the upstream knows what came before the body's `input`."""
     return any(body.get(name) for name in _REMEMBERED)
 
 
@@ -123,9 +180,9 @@ def elements(section: str, value: Any) -> list[Any]:
     return _blocks((section,), value) or []
 
 
-def chars_in(section: str, value: Any) -> int:
+def chars_in(section: str, value: Any, budget: Budget | None = None) -> int:
     """Return how many characters of prompt there are in a section, or an element of it."""
-    return _chars([((section,), value)])
+    return _chars([((section,), value)], budget or Budget())
 
 
 def as_text(value: Any) -> str:
@@ -135,13 +192,24 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else _encode(value)
 
 
+def spelled(value: Any, budget: Budget) -> str:
+    """Return `as_text` of a value within a budget."""
+    try:
+        text = as_text(value)
+    except RecursionError:
+        raise NotCompared("nested too deep") from None
+    budget.spend(len(text) >> 10)
+    return text
+
+
 def _depth(
-    before: dict[str, Any], after: dict[str, Any], end: Difference | None
+    before: dict[str, Any], after: dict[str, Any], end: Difference | None, budget: Budget
 ) -> tuple[int, int, int, int]:
     """Return section, element, whether the same turns follow, and character of the difference.
 
-    What held is nearer than a branch that was left where it ends, as by /rewind, but not nearer
-    than a longer one of which a turn was changed there and the next are the same.
+    An earlier prompt with which the later one begins is nearer than a branch that was left where
+    that prompt ends, as by /rewind, but not nearer than a longer one of which a turn was changed
+    there and the next turns are the same.
     """
     if not end:
         return len(FRONT), sum(len(elements(name, before.get(name))) for name in TURNS), 0, 0
@@ -150,24 +218,31 @@ def _depth(
     if section in FRONT:
         return FRONT.index(section), at, 0, end.at
     old, new = (elements(section, body.get(section)) for body in (before, after))
-    goes_on = any(_same(x, y) for x in new[at : at + _SOME] for y in old[at + 1 :])
+    budget.spend(_FOLLOWING * max(0, len(old) - at))
+    goes_on = any(_same(x, y) for x in new[at : at + _FOLLOWING] for y in old[at + 1 :])
     return len(FRONT), at, 1 if goes_on else -1, end.at
 
 
-def _walk(pairs: list[tuple[Place, Any, Any]], held: list[tuple[Place, Any]]) -> Difference | None:
-    """Compare pairs in order up to the first difference; what is the same goes to `held`."""
-    # A stack, for wild bodies may be nested deeper than Python recurses.
-    todo = pairs[::-1]
-    while todo:
-        place, old, new = todo.pop()
+def _walk(
+    pairs: Iterable[Pair], held: list[tuple[Place, Any]], budget: Budget
+) -> Difference | None:
+    """Compare pairs in order up to the first difference; add what is the same to `held`."""
+    stack = [iter(pairs)]
+    while stack:
+        pair = next(stack[-1], None)
+        if pair is None:
+            stack.pop()
+            continue
+        budget.spend()
+        place, old, new = pair
         if _same(old, new):
             held.append((place, old))
             continue
-        inner = _pairs(place, old, new)
+        inner = _pairs(place, old, new) if len(place) < _DEEPEST else None
         if inner is not None:
-            todo += reversed(inner)
+            stack.append(inner)
             continue
-        old_text, new_text = as_text(old), as_text(new)
+        old_text, new_text = spelled(old, budget), spelled(new, budget)
         at = _common(old_text, new_text)
         held.append((place, old_text[:at]))
         if old_text != new_text:
@@ -176,14 +251,15 @@ def _walk(pairs: list[tuple[Place, Any, Any]], held: list[tuple[Place, Any]]) ->
 
 
 def _same(old: Any, new: Any) -> bool:
-    """Tell if both are the same JSON: unlike for `==`, keys are in order and true is not 1."""
+    """Return whether both are the same JSON: unlike for `==`, keys are in order, true is not 1."""
     try:
-        return bool(old == new) and marshal.dumps(old, 0) == marshal.dumps(new, 0)
-    except (RecursionError, ValueError):  # nested too deep for one of the two
-        return False
+        # Version 2 writes floats in binary, and no references to objects that occur twice.
+        return bool(old == new) and marshal.dumps(old, 2) == marshal.dumps(new, 2)
+    except (RecursionError, ValueError):
+        raise NotCompared("nested too deep") from None
 
 
-def _pairs(place: Place, old: Any, new: Any) -> list[tuple[Place, Any, Any]] | None:
+def _pairs(place: Place, old: Any, new: Any) -> Iterator[Pair] | None:
     """Return what to compare one by one, or None: compare these two as a whole."""
     if isinstance(old, dict) and isinstance(new, dict):
         if not _is_parted(place):
@@ -191,19 +267,19 @@ def _pairs(place: Place, old: Any, new: Any) -> list[tuple[Place, Any, Any]] | N
         old, new = _members(old), _members(new)
         if not all(_same(old.get(name), new.get(name)) for name in ("role", "type")):
             return None
-        return [((*place, key), old.get(key), new.get(key)) for key in new | old]
+        return (((*place, key), old.get(key), new.get(key)) for key in new | old)
     if isinstance(old, list) or isinstance(new, list):
         old, new = _blocks(place, old), _blocks(place, new)
         if old is None or new is None:
             return None
         if len(place) == 1 and place[0] in TURNS:
             new = new[: len(old)]
-        return [((*place, i), x, y) for i, (x, y) in enumerate(zip_longest(old, new))]
+        return (((*place, i), x, y) for i, (x, y) in enumerate(zip_longest(old, new)))
     return None
 
 
 def _is_parted(place: Place) -> bool:
-    """Whether an object has parts: any other is JSON that the model sees as it was sent.
+    """Return whether an object has parts: any other is JSON that the model sees as it was sent.
 
     Parts have elements of lists, and OpenAI's {"type": "function", "function": {…}}.
     """
@@ -234,17 +310,19 @@ def _common(a: str, b: str) -> int:
     return bisect_left(range(min(len(a), len(b))), 1, key=lambda i: a[: i + 1] != b[: i + 1])
 
 
-def _chars(todo: list[tuple[Place, Any]]) -> int:
+def _chars(todo: list[tuple[Place, Any]], budget: Budget) -> int:
     """Return how many characters of prompt there are in these places' values. Empties the list."""
     chars = 0
     while todo:
         place, value = todo.pop()
         if len(place) > 1 and place[-1] in _OPAQUE:
             continue
-        if isinstance(value, list):
+        if isinstance(value, list) and len(place) <= _DEEPEST:
+            budget.spend(len(value))
             todo += [((*place, 0), item) for item in value]
         elif isinstance(value, dict) and _is_parted(place):
+            budget.spend(len(value))
             todo += [((*place, key), member) for key, member in _members(value).items()]
         else:
-            chars += len(as_text(value))
+            chars += len(spelled(value, budget))
     return chars

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from prompt_cache_key.body import NAME
-from prompt_cache_key.misses.causes import COUNTDOWN, MOVED, TOO_MANY
+from prompt_cache_key.misses.causes import COUNTDOWN, EXPIRED, MOVED, TOO_MANY
 from prompt_cache_key.misses.miss import Miss
 from prompt_cache_key.stats.facts import RequestFacts, Sums
 
@@ -50,9 +50,9 @@ def mark(miss: Miss) -> str:
     """Return the mark of a miss's cause."""
     if miss.path == NAME:
         return _icon("key")
-    if miss.path or miss.cause in (COUNTDOWN, MOVED):
+    if miss.path or miss.kind in (COUNTDOWN, MOVED):
         return _icon("broke")
-    return _icon({"a pause": "pause", TOO_MANY: "busy"}.get(miss.kind, "own"))
+    return _icon({EXPIRED: "pause", TOO_MANY: "busy"}.get(miss.kind, "own"))
 
 
 def split(of: Sums) -> str:

@@ -3,49 +3,22 @@
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import partial
-from typing import NamedTuple
 
 from mitmproxy import flow, http
 
 from prompt_cache_key.body import Body
+from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.identity import UNKNOWN, Identity, find
 from prompt_cache_key.log import text
 from prompt_cache_key.misses.history import History
-from prompt_cache_key.misses.judge import Sent
 from prompt_cache_key.stats.facts import RequestFacts
-from prompt_cache_key.upstreams import Upstream, upstream_of
-from prompt_cache_key.usage.accounting import Accounting
+from prompt_cache_key.upstreams import upstream_of
 from prompt_cache_key.usage.reader import UsageReader
 
 _MAX_TIME = 1 << 37  # a Unix time that any clock can show, in the year 6325
 
 
-class SessionRequest(NamedTuple):
-    """A request that shows its session, or to which the addon has given one.
-
-    Names are written as in log lines, escaped and bounded.
-    """
-
-    session: str
-    agent: str
-    model: str
-    endpoint: str
-    """The URL without its query."""
-    sent: Sent
-    """Its time is Unix time."""
-    upstream: Upstream
-    """What is known of where it went."""
-    diagnosis: str
-    """What the upstream says itself of a miss; empty if nothing."""
-
-    @property
-    def line(self) -> tuple[str, str, str, str]:
-        """Whose requests continue each other."""
-        return self[:4]
-
-
-def read(each: flow.Flow, accounting: Accounting | None = None) -> SessionRequest | None:
+def read(each: flow.Flow) -> FinishedRequest | None:
     """Read a flow, complete or not; None if it is no request of a session."""
     if not isinstance(each, http.HTTPFlow):
         return None
@@ -62,25 +35,21 @@ def read(each: flow.Flow, accounting: Accounting | None = None) -> SessionReques
     agent = known.get("claude_agent") or (identity and identity.agent) or UNKNOWN
     key = key or known.get("prompt_cache_key") or ""
     headers = response.headers if response else {}
-    usage = UsageReader(headers.get("content-encoding", ""))
+    usage = UsageReader(headers.get("content-type", ""), headers.get("content-encoding", ""))
     usage.feed((response and response.raw_content) or b"")
     upstream = upstream_of(request.host, request.path, model, request.pretty_host)
-    line = (
-        _name(session),
-        _name(agent),
-        _name(model or UNKNOWN),
-        _name(request.pretty_url.partition("?")[0]),
-    )
-    return SessionRequest(
-        *line,
-        sent=Sent(
-            time=request.timestamp_start if 0 <= request.timestamp_start < _MAX_TIME else 0,
-            key=_name(key) if key else "",
-            content=content,
-            usage=(accounting or Accounting()).settle(line, usage.finish(), line[2:]),
-        ),
+    return FinishedRequest(
+        time=request.timestamp_start if 0 <= request.timestamp_start < _MAX_TIME else 0,
+        session=_name(session),
+        agent=_name(agent),
+        model=_name(model or UNKNOWN),
+        endpoint=_name(request.pretty_url.partition("?")[0]),
+        key=_name(key) if key else "",
+        usage=usage.finish(),
         upstream=upstream,
         diagnosis=usage.diagnosis,
+        key_state=str(known.get("prompt_cache_state") or ""),
+        body=content,
     )
 
 
@@ -93,29 +62,27 @@ def sessions_in(
     `keep` is for how many seconds upstreams keep a prefix; None: for as long as each is known to.
     """
     sessions: defaultdict[str, list[RequestFacts]] = defaultdict(list)
-    history, accounting, seen = History(), Accounting(), set()
-    read_flow = partial(read, accounting=accounting)
-    for request in filter(None, map(read_flow, filter(_counts, flows))):
-        line, sent = request.line, request.sent
-        upstream = request.upstream
-        limit = upstream.retention if keep is None else keep
-        miss = history.judge(line, sent, limit, request.diagnosis, is_limited=upstream.is_limited)
-        history.add(line, sent)
-        session, agent, model, endpoint = line
-        sessions[session].append(
+    history, seen = History(), set()
+    for request in filter(None, map(read, filter(_counts, flows))):
+        if keep is not None:
+            upstream = request.upstream._replace(retention=int(keep))
+            request = request._replace(upstream=upstream)  # noqa: PLW2901
+        miss = history.judge(request)
+        history.add(request)
+        sessions[request.session].append(
             RequestFacts(
-                time=sent.time,
-                agent=agent,
-                model=model,
-                endpoint=endpoint,
-                key=sent.key,
-                usage=sent.usage,
-                is_first=line not in seen,
+                time=request.time,
+                agent=request.agent,
+                model=request.model,
+                endpoint=request.endpoint,
+                key=request.key,
+                usage=request.usage,
+                is_first=request.conversation not in seen,
                 miss=miss,
             )
         )
-        if sent.usage:
-            seen.add(line)
+        if request.usage:
+            seen.add(request.conversation)
     return sessions
 
 

@@ -13,7 +13,7 @@ ASK = Ask("GET", "127.0.0.1:8080", PATH, {}, "127.0.0.1", "127.0.0.1", 8080)
 REQUEST = RequestFacts(
     1.8e9, "main", "gpt-5", "http://host/v1/responses", "k", Usage(25_000, 24_000, None, 9)
 )
-VERDICT = Miss(24_000, 0, "tools reordered", "tools[1]", 9, "<a>", "<b>", "")
+VERDICT = Miss(24_000, 0, "tools reordered", "tools reordered", "tools[1]", 9, "<a>", "<b>")
 
 
 def one_of(**values: list[Any]) -> list[dict[str, Any]]:

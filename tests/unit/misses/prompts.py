@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any, TypeAlias
 
 from lib.recordings import records, restored
+from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.usage.reader import Usage
 
 Object: TypeAlias = dict[str, Any]
@@ -60,6 +61,13 @@ def body(
             {"type": "function", "name": name, "parameters": part} for name, part in parts.items()
         ],
     }
+
+
+def finished(request: Object | bytes, usage: Usage | None, **fields: Any) -> FinishedRequest:
+    """Return a finished request with that body; its key is `k`."""
+    raw = request if isinstance(request, bytes) else json.dumps(request).encode()
+    usual: Object = {"time": 0.0, "session": "s", "agent": "main", "model": "m", "key": "k"}
+    return FinishedRequest(endpoint="http://e", usage=usage, body=raw, **usual | fields)
 
 
 SHORT = 1300

@@ -1,7 +1,15 @@
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from prompt_cache_key.misses.causes import Break, find_break, system_added
+from prompt_cache_key.misses.causes import (
+    REMEDIES,
+    Cause,
+    as_cached_by_anthropic,
+    cause_of,
+    find_cause,
+    system_added,
+)
 from prompt_cache_key.misses.prefix import compare
 from unit.misses.prompts import ATTRIBUTION, COUNTDOWN, DIALECTS, TURNS, Object, body, recorded
 
@@ -15,13 +23,13 @@ SETTINGS = (
 )
 
 
-def found(before: Object, after: Object) -> Break | None:
-    return find_break(before, after, compare(before, after).end)
+def found(before: Object, after: Object) -> Cause | None:
+    return find_cause(before, after, compare(before, after).end)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize(
-    ("cause", "before", "after"),
+    ("words", "before", "after"),
     [
         (None, {}, {}),
         (None, {"stream": True, "temperature": 1}, {"stream": False, "max_tokens": 9}),
@@ -70,10 +78,13 @@ def found(before: Object, after: Object) -> Break | None:
         ("tools reordered", {"tools": "ABC"}, {"tools": "CBA", "system": ["x"]}),
     ],
 )
-def test_causes(dialect: str, cause: str | None, before: Object, after: Object) -> None:
+def test_causes(dialect: str, words: str | None, before: Object, after: Object) -> None:
     usual: Object = {"tools": "ABC", "turns": TURNS[:1]}
-    broke = found(body(dialect, **usual | before), body(dialect, **usual | after))
-    assert (broke and broke.cause) == cause
+    cause = found(body(dialect, **usual | before), body(dialect, **usual | after))
+    assert (cause and cause.words) == words
+    if cause:
+        assert cause.kind == cause.words.partition(":")[0]
+        assert cause.remedy == REMEDIES[cause.kind]
 
 
 @pytest.mark.parametrize(
@@ -86,20 +97,25 @@ def test_causes(dialect: str, cause: str | None, before: Object, after: Object) 
     ],
 )
 def test_tools_of_any_kind(cause: str, before: Any, after: Any) -> None:
-    broke = found({"tools": [before]}, {"tools": [after]})
-    assert broke
-    assert broke.cause == f"tool edited: {cause}"
+    found_cause = found({"tools": [before]}, {"tools": [after]})
+    assert found_cause
+    assert found_cause.words == f"tool edited: {cause}"
 
 
 def test_where() -> None:
     before, after = body("messages", turns=[("user", "abc\x1b")]), body("messages", turns=[MORE])
     place = "messages[0].content"
-    assert found(before, after) == Break("messages rewritten", place, 0, "abc\\x1b", "3")
-    broke = found(before | {"thinking": "a"}, after | {"thinking": "b"})
-    assert broke == Break("settings changed: thinking", "thinking", 0, "a", "b")
+    cause = found(before, after)
+    assert cause
+    assert (cause.kind, *cause[3:]) == ("messages rewritten", place, 0, "abc\\x1b", "3")
+    cause = found(before | {"thinking": "a"}, after | {"thinking": "b"})
+    assert cause
+    assert (cause.words, *cause[3:]) == ("settings changed: thinking", "thinking", 0, "a", "b")
     # sections of any kind
-    for cause, name in [("tool edited: unnamed", "tools"), ("messages removed", "messages")]:
-        assert found({name: 1}, {name: 2}) == Break(cause, name, 0, "1", "2")
+    for kind, name in [("tools reordered", "tools"), ("messages removed", "messages")]:
+        cause = found({name: 1}, {name: 2})
+        assert cause
+        assert (cause.kind, *cause[3:]) == (kind, name, 0, "1", "2")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -141,8 +157,112 @@ def test_recorded() -> None:
     latest: dict[str, Object] = {}
     causes: dict[str, str] = {}
     for number, identity, request in recorded("claude_code"):
-        broke = found(latest.get(identity, request), request)
+        cause = found(latest.get(identity, request), request)
         latest[identity] = request
-        if broke:
-            causes[number] = broke.cause
+        if cause:
+            causes[number] = cause.words
     assert causes == RECORDED
+
+
+# --- Claude Code's tool search --------------------------------------------------------------------
+
+PLACEHOLDER = {"name": "DeferredToolPlaceholder", "input_schema": {}, "defer_loading": True}
+
+
+def tool(dialect: str, name: str) -> Object:
+    if dialect == "chat":
+        return {"type": "function", "function": {"name": name, "parameters": {}}}
+    return {"name": name, "input_schema": {}}
+
+
+def searched(dialect: str) -> Object:
+    """Return a call of the tool search, as each dialect has it."""
+    if dialect == "messages":
+        block = {"type": "tool_use", "id": "1", "name": "ToolSearch", "input": {"query": "x"}}
+        return {"role": "assistant", "content": [block]}
+    call = {"name": "ToolSearch", "arguments": "{}"}
+    if dialect == "chat":
+        return {"role": "assistant", "content": None, "tool_calls": [{"function": call}]}
+    return call | {"type": "function_call", "call_id": "1"}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    ("words", "before", "after"),
+    [
+        ("tool search loaded: B", "AC", "ABC"),
+        ("tool search loaded: B, X", "AC", "ABCX"),
+        ("tool search loaded: X", "A_C", "ACX_"),  # the placeholder moved in front of it
+        ("tool search loaded: B, D, E, F, G and 2 more", "AC", "ABCDEFGHI"),
+        ("tool search loaded", "A_C", "AC_"),
+        ("tool removed: A", "AC", "CX"),
+        ("tools reordered", "AC", "CAX"),
+    ],
+)
+def test_tool_search(dialect: str, words: str, before: str, after: str) -> None:
+    """The call is in the messages; translators pass the tools on as ordinary ones."""
+    old, new = (
+        [PLACEHOLDER if name == "_" else tool(dialect, name) for name in names]
+        for names in (before, after)
+    )
+    turns = "input" if dialect == "responses" else "messages"
+    first = {"role": "user", "content": "load a tool"}
+    earlier = {"tools": old, turns: [first]}
+    cause = found(earlier, {"tools": new, turns: [first, searched(dialect)]})
+    assert cause
+    assert cause.words == words
+    if words.startswith("tool search"):
+        assert cause.kind == "tool search loaded"
+        assert "ENABLE_TOOL_SEARCH=false" in cause.remedy
+    # the call came before, so that it does not explain the change
+    known = found(earlier | {turns: [first, searched(dialect)]}, {"tools": new, turns: [first]})
+    assert known
+    assert known.kind != "tool search loaded"
+
+
+def test_deferred_tools_are_of_the_tool_search() -> None:
+    """Where the messages do not show the call, `defer_loading` does."""
+    names = ["\x1b" + "x" * 60, "C"]
+    deferred = [tool("messages", name) | {"defer_loading": True} for name in names]
+    cause = found({"tools": [tool("messages", "A")]}, {"tools": [*deferred, *"A"]})
+    assert cause
+    assert cause.words == rf"tool search loaded: \u001b{'x' * 46}\u2026, C"
+
+
+TOOL_SEARCH = {"2.1.332 2": "CronList, Monitor", "2.1.332 4": "WebFetch"}
+
+
+def test_recorded_tool_search() -> None:
+    """Each call of it is named once; at Anthropic's own hosts deferred tools break nothing."""
+    requests = [(number, request) for number, _, request in recorded("tool_search")]
+    causes = {}
+    for (_, before), (number, after) in pairwise(requests):
+        if cause := found(before, after):
+            causes[number] = cause.words
+        there = map(as_cached_by_anthropic, (before, after))
+        assert found(*there) is None
+    assert causes == {number: f"tool search loaded: {each}" for number, each in TOOL_SEARCH.items()}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "path"),
+    [
+        (f"{ATTRIBUTION}1;", f"{ATTRIBUTION}2;", None),
+        (f"{ATTRIBUTION}1;\nsame", f"{ATTRIBUTION}2;\nsame", None),
+        (f"{ATTRIBUTION}1;\nsame", f"{ATTRIBUTION}2;\nother", "system"),
+        (*([{"type": "text", "text": f"{ATTRIBUTION}{n};"}] for n in "12"), None),
+        (*([{"type": "text", "text": "same"}, {"text": n}] for n in "12"), "system[1].text"),
+        ([{"type": "image"}], [{"type": "image"}], None),
+        (7, 7, None),
+    ],
+)
+def test_anthropic_leaves_the_attribution_out(before: Any, after: Any, path: str | None) -> None:
+    cause = found(*(as_cached_by_anthropic({"system": each}) for each in (before, after)))
+    assert (cause and cause.path) == path
+
+
+def test_each_remedy_names_a_switch_or_says_that_there_is_none() -> None:
+    switches = ("prompt_cache_", "CLAUDE_CODE_", "ENABLE_TOOL_SEARCH", "--", "nothing to set")
+    for kind, remedy in REMEDIES.items():
+        assert any(switch in remedy for switch in switches)
+        assert cause_of(kind, "x").words == f"{kind}: x"

@@ -1,10 +1,10 @@
-import json
 from typing import Any
 
 import pytest
+from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.misses.explain import explain
-from prompt_cache_key.misses.judge import Sent
 from prompt_cache_key.usage.reader import Usage
+from unit.misses.prompts import ATTRIBUTION, finished
 
 TOOLS = [{"name": "a", "description": "a" * 9000}, {"name": "b"}]
 SAID: list[dict[str, Any]] = [
@@ -14,53 +14,65 @@ SAID: list[dict[str, Any]] = [
 ]
 
 
-def sent(time: float, usage: Usage | None, content: bytes | None = None, **members: Any) -> Sent:
-    body = {"tools": TOOLS, "messages": SAID} | members
-    return Sent(time, "k", json.dumps(body).encode() if content is None else content, usage)
+def sent(time: float, cached: int | None, raw: bytes = b"", **members: Any) -> FinishedRequest:
+    request = raw or {"tools": TOOLS, "messages": SAID} | members
+    return finished(request, Usage(9000, cached, None, None), time=time)
 
 
-def used(cached: int | None) -> Usage:
-    return Usage(9000, cached, None, None)
-
-
-BEFORE = sent(0, used(0))
-ATTRIBUTION = [
-    [{"type": "text", "text": f"x-anthropic-billing-header: cch={each};"}] for each in ("1", "2")
+BEFORE = sent(0, 0)
+ATTRIBUTED = [
+    sent(time, 0, system=[{"type": "text", "text": f"{ATTRIBUTION}{time};"}], tools=[])
+    for time in (0, 1)
 ]
-ATTRIBUTED = [sent(time, used(0), system=ATTRIBUTION[time], tools=[]) for time in (0, 1)]
-REORDERED = (
-    "tools reordered, at tools[0].name, character 0; the upstream reports input=9000 cached="
-)
+DEEP = b'{"messages":' + b"[" * 5000 + b"]" * 5000 + b"}"
+MANY = b'{"messages":[' + b"0," * 240_000 + b"%d]}"
+PLACE = ", at tools[0].name, character 0; the upstream reports hit="
 
 
 @pytest.mark.parametrize(
     ("before", "this", "line", "details"),
     [
-        (BEFORE, sent(1, used(9000)), "the prefix held; ", ""),
-        (BEFORE, sent(1, None), "the prefix held; the upstream reports no usage", ""),
+        (BEFORE, sent(1, 9000), "no miss; the prompt continues the earlier one; ", []),
         (
             BEFORE,
-            sent(1, used(None), tools=TOOLS[::-1]),
-            f"the prefix broke: {REORDERED}? hit=?",
-            "was: a\nis: b",
+            sent(1, 0)._replace(usage=None),
+            "no miss can be determined; the prompt continues the earlier one; "
+            "the upstream reports no usage",
+            [],
         ),
         (
             BEFORE,
-            sent(1, used(0), tools=TOOLS[::-1]),
-            f"lost 9000 of 9000: {REORDERED}0 hit=0%",
-            "was: a\nis: b",
+            sent(1, None, tools=TOOLS[::-1]),
+            "no miss can be determined; the prompt changed: tools reordered"
+            f"{PLACE}? input=9000 cached=?",
+            ["was: a", "is: b"],
         ),
-        (BEFORE, sent(1, used(0)), "lost 9000 of 9000: the upstream's own; the upstream ", ""),
-        (BEFORE, sent(1, used(0), b"?"), "the prompts could not be compared; ", ""),
+        (
+            BEFORE,
+            sent(1, 0, tools=TOOLS[::-1]),
+            f"missed 9000 of 9000 expected tokens: tools reordered{PLACE}0% input=9000 cached=0",
+            ["was: a", "is: b", "nothing to set: "],
+        ),
+        (
+            BEFORE,
+            sent(1, 0),
+            "missed 9000 of 9000 expected tokens: server-side: evicted or rerouted; the ",
+            ["nothing to set: "],
+        ),
+        (BEFORE, sent(1, 0, b"?"), "no miss; not compared: ", []),
+        (sent(0, 0, DEEP), sent(1, 0, DEEP), "no miss; not compared: ", []),
+        (sent(0, 0, MANY % 1), sent(1, 0, MANY % 2), "no miss; not compared: ", []),
         (
             *ATTRIBUTED,
-            "lost 9000 of 9000: attribution block changed, at system[0].text, character ",
-            "CLAUDE_CODE_ATTRIBUTION_HEADER=0",
+            "missed 9000 of 9000 expected tokens: attribution block changed, at system[0].text, ",
+            ["was: ", "is: ", "set CLAUDE_CODE_ATTRIBUTION_HEADER=0"],
         ),
     ],
 )
-def test_explain(before: Sent, this: Sent, line: str, details: str) -> None:
-    found, more = explain([before], this, 600)
+def test_explain(
+    before: FinishedRequest, this: FinishedRequest, line: str, details: list[str]
+) -> None:
+    found, more = explain([before], this)
     assert found.startswith(line)
-    assert details in more
-    assert bool(details) == bool(more)
+    assert len(more.splitlines()) == len(details)
+    assert all(each.startswith(d) for each, d in zip(more.splitlines(), details, strict=True))

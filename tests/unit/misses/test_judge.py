@@ -1,28 +1,32 @@
-import json
 from typing import Any
 
 import pytest
-from prompt_cache_key.misses.judge import MAX_SIZE, Sent, judge, may_have_lost, nearest
-from prompt_cache_key.misses.miss import Miss
+from prompt_cache_key.finished import FinishedRequest
+from prompt_cache_key.misses.comparison import MAX_SIZE
+from prompt_cache_key.misses.judge import judge, may_have_missed
+from prompt_cache_key.upstreams import Upstream
 from prompt_cache_key.usage.reader import Usage
-from unit.misses.prompts import COUNTDOWN, Object, body
+from unit.misses.prompts import ATTRIBUTION, COUNTDOWN, Object, body, finished
 
-KEEP = 600.0
 FIRST = (("user", "words " * 3000),)
 LATER = (*FIRST, ("assistant", "an answer"), ("user", "more"))
+KEY, SERVER_SIDE = "prompt_cache_key changed", "server-side: evicted or rerouted"
+SHORT = Upstream(retention=60)
+ANTHROPIC = Upstream(is_anthropic=True)
 
 
-def sent(request: Object, cached: int | None = 0, *, tokens: int = 20_000, time: float = 0) -> Sent:
-    usage = Usage(tokens, cached, None, None)
-    return Sent(time, "k", json.dumps(request).encode(), usage)
+def sent(
+    request: Object, cached: int | None = 0, *, tokens: int = 20_000, **fields: Any
+) -> FinishedRequest:
+    return finished(request, Usage(tokens, cached, None, None), **fields)
 
 
 BEFORE, AFTER = sent(body("chat", turns=FIRST)), sent(body("chat", turns=LATER), time=1)
-BROKEN = sent(body("chat", turns=LATER, tools=["X"]), time=1)
+CHANGED = sent(body("chat", turns=LATER, tools=["X"]), time=1)
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "cached", "lost"),
+    ("before", "now", "cached", "missed"),
     [
         (20_000, 21_000, 20_000, 0),
         (20_000, 21_000, 20_000 - 2048, 0),
@@ -34,53 +38,85 @@ BROKEN = sent(body("chat", turns=LATER, tools=["X"]), time=1)
         (20_000, 21_000, None, 0),  # no cache data
     ],
 )
-def test_lost(before: int, now: int, cached: int | None, lost: int) -> None:
+def test_missed_tokens(before: int, now: int, cached: int | None, missed: int) -> None:
     earlier = [sent(body("chat", turns=FIRST), tokens=before)]
     later = sent(body("chat", turns=LATER), cached, tokens=now, time=1)
-    found = judge(earlier, later, KEEP)
-    assert (found.missed if found else 0) == lost
-    assert may_have_lost(earlier, later) == bool(lost)
+    found = judge(earlier, later)
+    assert (found.missed if found else 0) == missed
+    assert may_have_missed(earlier, later) == bool(missed)
 
 
 @pytest.mark.parametrize(
-    ("cause", "later", "more"),
+    ("cause", "later", "is_busy"),
     [
-        ("the upstream's own", AFTER, {}),
-        ("more than 15 requests a minute", AFTER, {"is_busy": True}),
-        ("a pause of 10m", AFTER._replace(time=601), {"is_busy": True}),
-        ("a pause of 119s", AFTER._replace(time=119.9), {"keep": 60}),
-        ("a pause of 2m", AFTER._replace(time=120), {"keep": 60}),
-        ("a pause of 5h", AFTER._replace(time=5 * 3600), {}),
-        ("a pause of 3d", AFTER._replace(time=3.5 * 86400), {}),
-        ("tool added: X", BROKEN._replace(time=601), {"is_busy": True}),
-        ("the key changed", BROKEN._replace(time=601, key="l"), {}),
-        ("tools_changed", BROKEN._replace(key="l"), {"diagnosis": "tools_changed"}),
-        ("a\\x1b" + "a" * 254, AFTER, {"diagnosis": "a\x1b" + "a" * 999}),
+        (SERVER_SIDE, AFTER, False),
+        ("over 15 requests a minute", AFTER, True),
+        ("expired: idle for 10m", AFTER._replace(time=601), True),
+        ("expired: idle for 119s", AFTER._replace(time=119.9, upstream=SHORT), False),
+        ("expired: idle for 40m", AFTER._replace(time=40 * 60), False),
+        ("expired: idle for 5h", AFTER._replace(time=5 * 3600), False),
+        ("expired: idle for 3d", AFTER._replace(time=3.5 * 86400), False),
+        ("routing header changed", AFTER._replace(routing=(("x-a", "2"),)), True),
+        ("expired: idle for 10m", AFTER._replace(time=601, routing=(("x-a", "2"),)), False),
+        ("tool added: X", CHANGED._replace(time=601, routing=(("x-a", "2"),)), True),
+        (KEY, CHANGED._replace(time=601, key="l"), True),
+        ("tools changed", CHANGED._replace(key="l", diagnosis="tools changed"), False),
+        ("a\\x1b" + "a" * 254, AFTER._replace(diagnosis="a\x1b" + "a" * 999), False),
     ],
 )
-def test_causes(cause: str, later: Sent, more: dict[str, Any]) -> None:
-    found = judge([BEFORE], later, **{"keep": KEEP} | more)
+def test_the_first_cause_that_applies(cause: str, later: FinishedRequest, is_busy: bool) -> None:
+    found = judge([BEFORE], later, is_busy=is_busy)
     assert found
     assert (found.cause, found.expected, found.missed) == (cause, 20_000, 20_000)
+    assert found.kind == cause.partition(":")[0]
 
 
-def test_where_and_what_to_do() -> None:
-    broken = Miss(20_000, 0, "tool added: X", "tools[0].function.name", 0, "Bash", "X", "")
-    assert judge([BEFORE], BROKEN, KEEP) == broken
-    assert judge([BEFORE], BROKEN, KEEP, "said") == broken._replace(cause="said")
-    kinds = [broken._replace(cause=cause).kind for cause in (broken.cause, "a pause of 2m", "own")]
-    assert kinds == ["tool added", "a pause", "own"]
-    changed = judge([BEFORE._replace(key="j\x1b")], AFTER, KEEP)
-    assert changed
-    assert changed[3:7] == ("prompt_cache_key", 0, "j\\x1b", "k")
-    assert changed.remedy.startswith("prompt_cache_keys=derived")
-    busy = judge([BEFORE], AFTER, KEEP, is_busy=True)
-    assert busy
-    assert busy[3:7] == ("", 0, "", "")
-    assert busy.remedy.startswith("prompt_cache_scope=agent")
+def test_where_the_prompt_changed_and_what_to_do() -> None:
+    found = judge([BEFORE], CHANGED)
+    assert found
+    assert found[4:8] == ("tools[0].function.name", 0, "Bash", "X")
+    said = judge([BEFORE], CHANGED._replace(diagnosis="said"))
+    assert said == found._replace(cause="said", kind="said")
+    said = judge([BEFORE], AFTER._replace(diagnosis="said"))
+    assert said
+    assert (said.path, said.remedy.partition(":")[0]) == ("", "nothing to set")
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "remedy"),
+    [
+        ({"key": "j\x1b"}, {"key_state": "new"}, "prompt_cache_ttl"),
+        ({"key": "j\x1b"}, {"key_state": "kept"}, "prompt_cache_overwrite=true"),
+        ({"key": "j\x1b", "key_state": "forgotten"}, {"key_state": "new"}, "promptcache.forget"),
+    ],
+)
+def test_the_remedy_of_a_changed_key(earlier: Object, later: Object, remedy: str) -> None:
+    """By expiry or a restart, by the client, by `forget`."""
+    found = judge([BEFORE._replace(**earlier)], AFTER._replace(**later))
+    assert found
+    assert found[3:8] == (KEY, "prompt_cache_key", 0, "j\\x1b", "k")
+    assert remedy in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "was", "is_"),
+    [
+        ((("x-a", "1\x1b"),), (("x-a", "2"),), "1\\x1b", "2"),
+        ((), (("x-a", "2"),), "", "2"),
+        ((("x-a", "1"),), (), "1", ""),  # a held request gets no header
+    ],
+)
+def test_routing_header(before: Any, after: Any, was: str, is_: str) -> None:
+    found = judge([BEFORE._replace(routing=before)], AFTER._replace(routing=after))
+    assert found
+    assert (found.kind, found.path) == ("routing header changed", "x-a")
+    assert (found.before, found.after) == (was, is_)
 
 
 LARGE = b'{"model":"m"' + b" " * MAX_SIZE + b"}"
+DEEP = b'{"messages":' + b"[" * 5000 + b"1" + b"]" * 5000 + b"}"
+MANY = b'{"messages":[' + b"0," * 240_000 + b"%d]}"
+WORDS = b'{"tools":[' + b'{"content":[' * 5000 + b'"1"' + b"]}" * 5000 + b"]}"
 
 
 @pytest.mark.parametrize(
@@ -90,10 +126,16 @@ LARGE = b'{"model":"m"' + b" " * MAX_SIZE + b"}"
         ([BEFORE._replace(time=2)], AFTER),  # it was sent later and answered sooner
         ([BEFORE._replace(usage=None)], AFTER),
         ([BEFORE], AFTER._replace(usage=None)),
-        ([BEFORE._replace(content=b"[]")], AFTER),
-        ([BEFORE], AFTER._replace(content=b"{1}")),
-        ([BEFORE._replace(content=LARGE)], AFTER),
-        ([BEFORE], AFTER._replace(content=LARGE)),
+        ([BEFORE._replace(usage=Usage(20_000, 0, None, None, is_certain=False))], AFTER),
+        ([BEFORE], AFTER._replace(usage=Usage(20_000, 0, None, None, is_certain=False))),
+        ([BEFORE], AFTER._replace(session="?")),
+        ([BEFORE._replace(body=b"[]")], AFTER),
+        ([BEFORE], AFTER._replace(body=b"{1}")),
+        ([BEFORE._replace(body=LARGE)], AFTER),
+        ([BEFORE], AFTER._replace(body=LARGE)),
+        ([BEFORE._replace(body=DEEP)], AFTER._replace(body=DEEP)),
+        ([BEFORE._replace(body=MANY % 1)], AFTER._replace(body=MANY % 2)),
+        ([BEFORE._replace(body=WORDS)], AFTER._replace(body=WORDS.replace(b"1", b"2"))),
         # a conversation of its own
         ([AFTER], sent(body("chat", turns=[("user", "a"), ("user", "b")]), time=1)),
         ([AFTER], sent(body("responses", turns=FIRST), time=1)),
@@ -103,72 +145,109 @@ LARGE = b'{"model":"m"' + b" " * MAX_SIZE + b"}"
         ([sent(body("chat", turns=FIRST), tokens=2000), sent(body("chat", tools=["X"]))], AFTER),
     ],
 )
-def test_no_verdict(earlier: list[Sent], later: Sent) -> None:
-    assert judge(earlier, later, KEEP) is None
+def test_not_judged(earlier: list[FinishedRequest], later: FinishedRequest) -> None:
+    assert judge(earlier, later) is None
 
 
 @pytest.mark.parametrize(
-    ("cause", "last", "time"),
+    ("kind", "last", "time"),
     [
-        ("the upstream's own", "other", 1),
-        ("a pause of 10m", "other", 601),
+        ("server-side", "other", 1),
+        ("expired", "other", 601),
         ("messages removed", None, 601),
         ("messages rewritten", "words " * 3000, 601),
     ],
 )
-def test_a_break_that_costs_little_is_no_cause(cause: str, last: str | None, time: float) -> None:
+def test_a_change_that_costs_little_is_no_cause(kind: str, last: str | None, time: float) -> None:
     turns = [*LATER, ("user", last)] if last else LATER[:2]
     earlier = sent(body("chat", turns=[*LATER, ("user", (last or "more").upper())]))
-    found = judge([earlier], sent(body("chat", turns=turns), time=time), KEEP)
+    found = judge([earlier], sent(body("chat", turns=turns), time=time))
     assert found
-    assert found.cause == cause
+    assert found.kind == kind
 
 
 def test_what_the_upstream_remembers_goes_on() -> None:
     earlier = sent(body("responses", turns=FIRST))
     later = sent(body("responses", turns=LATER[2:], previous_response_id="resp_1"), time=1)
-    found = judge([earlier], later, KEEP)
+    found = judge([earlier], later)
     assert found
-    assert found.cause == "the upstream's own"
-
-
-def test_nearest() -> None:
-    turns = [*FIRST, *((role, str(n)) for n in range(9) for role in ("assistant", "user"))]
-    requests = [sent(body("chat", turns=turns[: 2 * number + 1])) for number in range(9)]
-    stranger = sent(body("chat", tools=["other"], turns=turns))
-    rewritten = sent(body("chat", turns=[*turns[:9], ("assistant", "x"), *turns[10:]]))
-    later = sent(body("chat", turns=turns[:11]))
-    for earlier, best, after in [
-        (requests[:6], requests[5], later),
-        (requests[:3], requests[2], later),
-        ([requests[1], stranger], requests[1], later),
-        ([stranger], stranger, later),
-        ([later, later._replace(time=2), later._replace(time=1)], later._replace(time=2), later),
-        ([requests[0], requests[6]], requests[6], rewritten),
-    ]:
-        found = nearest(earlier, after)
-        assert found
-        assert found.sent == best
-        assert (found.find_break() is None) == (best is not stranger and after is later)
-    assert nearest([], later) is None
+    assert found.kind == "server-side"
 
 
 @pytest.mark.parametrize(
-    ("cached", "read", "cause"),
+    ("cached", "read", "time", "kind"),
     [
-        (0, 0, "the upstream's own"),
-        (12_000, 0, "total_tokens countdown"),
-        (12_000, 12_000, "total_tokens countdown"),
-        (12_000, 18_000, "the upstream's own"),  # what is behind here does not move them
-        (16_000, 0, "the upstream's own"),
+        (0, 0, 1, "server-side"),
+        (12_000, 0, 1, "total_tokens countdown"),
+        (12_000, 12_000, 1, "total_tokens countdown"),
+        (12_000, 12_000, 601, "total_tokens countdown"),
+        (12_000, 18_000, 1, "server-side"),  # what is behind here does not move them
+        (16_000, 0, 1, "server-side"),
     ],
 )
-def test_a_countdown_that_is_moved_behind_here(cached: int, read: int, cause: str) -> None:
+def test_a_countdown_that_is_moved_behind_here(
+    cached: int, read: int, time: float, kind: str
+) -> None:
     turns = [("user", "x" * 40_000)]
     count = ("system", COUNTDOWN.format(9))
     front: Object = {"tools": [], "system": ["x" * 40_000]}
     before = sent(body("messages", turns=turns, **front), read)
-    later = sent(body("messages", turns=[*turns, *LATER[1:], count], **front), cached, time=1)
-    found = judge([before], later, KEEP)
+    later = sent(body("messages", turns=[*turns, *LATER[1:], count], **front), cached, time=time)
+    found = judge([before], later)
     assert found
-    assert found.cause == cause
+    assert found.kind == kind
+    there = later._replace(upstream=ANTHROPIC, time=1)  # system messages stay where they are
+    found = judge([before], there)
+    assert found
+    assert found.kind == "server-side"
+
+
+# --- Anthropic ------------------------------------------------------------------------------------
+
+FIVE, HOUR = {"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"}
+
+
+def marked(*markers: Object | None, turns: Any = FIRST, cch: int = 0) -> FinishedRequest:
+    """Return a request with these `cache_control`s: of the body, a tool, a block, a message."""
+    request = body("messages", turns=turns, system=[f"{ATTRIBUTION}{cch};", "be brief"])
+    request["messages"][0]["content"] = [{"type": "text", "text": turns[0][1]}]
+    places = (
+        request,
+        request["tools"][0],
+        request["system"][1],
+        request["messages"][0]["content"][0],
+    )
+    for place, marker in zip(places, markers, strict=False):
+        place["cache_control"] = marker
+    return sent(request, upstream=ANTHROPIC, key="")
+
+
+@pytest.mark.parametrize(
+    ("markers", "seconds"),
+    [
+        ((), 300),
+        ((FIVE,), 300),
+        ((HOUR,), 3600),
+        ((None, HOUR, HOUR, HOUR), 3600),
+        ((None, HOUR, HOUR, FIVE), 300),  # what stands behind the last hour's goes first
+        ((None, None, None, FIVE), 300),
+        ((None, None, FIVE, HOUR), 300),
+        ((None, 7, {"ttl": "1h"}), 3600),
+    ],
+)
+@pytest.mark.parametrize(
+    ("agent", "switch"),
+    [("main", "CLAUDE_CODE_PROMPT_CACHE_TTL"), ("a1", "CLAUDE_CODE_SUBAGENT_PROMPT_CACHE_TTL")],
+)
+def test_anthropic_keeps_a_prompt_for_as_long_as_it_was_asked_to(
+    markers: Any, seconds: int, agent: str, switch: str
+) -> None:
+    """The attribution block changes with each request, and is never the cause."""
+    before = marked(*markers)
+    after = marked(*markers, turns=LATER, cch=1)._replace(agent=agent)
+    for time, kind in ((seconds - 1.0, "server-side"), (seconds + 1.0, "expired")):
+        found = judge([before], after._replace(time=time))
+        assert found
+        assert (found.kind, found.path) == (kind, "")
+        is_asked = kind == "expired" and seconds == 300
+        assert (switch in found.remedy) == is_asked

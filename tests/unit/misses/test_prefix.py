@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lib.recordings import records
 from prompt_cache_key.misses.prefix import (
+    Budget,
     Difference,
+    NotCompared,
     chars_in,
     compare,
     differ,
@@ -127,6 +129,7 @@ def test_held(before: Object, after: Object) -> None:
         ("tools", 1, 2, "", 0),
         ("tools", {"a": 1}, [1], "", 0),
         ("tools", [{"a\n": 1}], [{"a\n": 2}], "[0].a\\n", 0),
+        ("tools", [{"n" * 999: 1}], [{"n" * 999: 2}], "[0]." + "n" * 190 + "…", 0),
         ("tools", [{"\x1b" * 99: 1}], [{"\x1b" * 99: 2}], "[0]." + "\\x1b" * 47 + r"\x…", 0),
     ],
 )
@@ -188,7 +191,7 @@ IMAGE = {"type": "image", "source": {"data": "ab" * 999}}
     ],
 )
 def test_chars(before: Object, after: Object, shared: list[str]) -> None:
-    assert compare(before, after).chars == len("".join(shared))
+    assert compare(before, after).chars() == len("".join(shared))
 
 
 TURNS = [user("1"), assistant("2"), user("3"), assistant("4"), user("5")]
@@ -213,15 +216,47 @@ def test_depth(less: Object, more: Object, after: Object) -> None:
     assert compare(less, after).depth < compare(more, after).depth
 
 
-@pytest.mark.parametrize("depth", [800, 3000])
-def test_deep_lists(depth: int) -> None:
-    before: Json = "1"
-    after: Json = "2"
+def nested(value: Json, depth: int, name: str = "") -> Json:
     for _ in range(depth):
-        before, after = [before], [after]
+        value = {name: value} if name else [value]
+    return value
+
+
+def test_what_nests_deeper_than_prompts_do_is_compared_as_a_whole() -> None:
+    before, after = nested("1", 300), nested("2", 300)
     end = compare({"messages": before}, {"messages": after}).end
-    assert end == Difference(("messages", *[0] * depth), 0, "1", "2")
+    assert end
+    assert end.place == ("messages", *[0] * 7)
+    assert end.at == 294
     assert compare({"messages": before}, {"messages": [*before, "3"]}).end is None
+
+
+@pytest.mark.parametrize("name", ["", "a"])
+@pytest.mark.parametrize(("old", "new"), [("1", "1"), ("1", "2")])
+def test_what_nests_deeper_than_c_code_goes_is_not_compared(name: str, old: str, new: str) -> None:
+    before, after = ({"messages": [nested(each, 60_000, name)]} for each in (old, new))
+    for other in (after, {"messages": ["x"]}):
+        with pytest.raises(NotCompared):
+            compare(before, other)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (messages(*[ASK] * 999), messages(*[user([MARKED])] * 999)),  # each is taken apart
+        (messages(*[ASK] * 999), messages(MORE)),  # whether the next turns are the same
+        (messages("a" * (1 << 20)), messages("b" * (1 << 20))),  # each kB that is spelled out
+    ],
+)
+def test_a_budget_ends_a_comparison(before: Object, after: Object) -> None:
+    with pytest.raises(NotCompared):
+        compare(before, after, Budget(900))
+
+
+@pytest.mark.parametrize("part", [[1] * 999, {str(n): 1 for n in range(999)}])
+def test_a_budget_ends_a_count_of_characters(part: Json) -> None:
+    with pytest.raises(NotCompared):
+        chars_in("messages", [part], Budget(900))
 
 
 def test_parts_of_a_body() -> None:
@@ -239,7 +274,7 @@ def test_parts_of_a_body() -> None:
 def test_a_long_text_that_differs_in_its_last_character() -> None:
     same = "✓" * 1_000_000
     shared = compare(messages(user(same + "a")), messages(user(same + "b")))
-    assert shared.chars == 1_000_004
+    assert shared.chars() == 1_000_004
     assert shared.end
     assert (shared.end.at, shared.end.after) == (1_000_000, "…" + "✓" * 29 + "b")
 

@@ -2,14 +2,14 @@ import re
 from itertools import pairwise
 
 import pytest
-from prompt_cache_key.misses.causes import COUNTDOWN, KEY, OWN, TOO_MANY
+from prompt_cache_key.misses.causes import COUNTDOWN, EXPIRED, KEY, SERVER_SIDE, TOO_MANY
 from prompt_cache_key.misses.miss import Miss
 from prompt_cache_key.report.chart import MAX_BARS, chart, legend, mark, split, swatch
 from prompt_cache_key.stats.facts import RequestFacts, sums
 from prompt_cache_key.usage.reader import Usage
 from unit.report.saved import facts
 
-BROKE = Miss(8000, 3000, "tools reordered", "tools[0].name", 0, "A", "B", "")
+BROKE = Miss(8000, 3000, "tools reordered", "tools reordered", "tools[0].name", 0, "A", "B")
 
 
 def drawn(*requests: RequestFacts) -> str:
@@ -17,21 +17,21 @@ def drawn(*requests: RequestFacts) -> str:
 
 
 @pytest.mark.parametrize(
-    ("cause", "path", "name"),
+    ("kind", "path", "name"),
     [
         ("tools reordered", "tools[0].name", "broke"),
-        ("settings changed: model", "model", "broke"),
+        ("settings changed", "model", "broke"),
         (COUNTDOWN, "", "broke"),
         (KEY, "prompt_cache_key", "key"),
         ("prompt cache key changed", "prompt_cache_key", "key"),
-        ("a pause of 12m", "", "pause"),
+        (EXPIRED, "", "pause"),
         (TOO_MANY, "", "busy"),
-        (OWN, "", "own"),
+        (SERVER_SIDE, "", "own"),
         ("unavailable", "", "own"),
     ],
 )
-def test_each_kind_of_cause_has_its_mark(cause: str, path: str, name: str) -> None:
-    made = mark(BROKE._replace(cause=cause, path=path))
+def test_each_kind_of_cause_has_its_mark(kind: str, path: str, name: str) -> None:
+    made = mark(BROKE._replace(kind=kind, path=path))
     assert f'class="{name}"' in made
     assert made in legend()
 

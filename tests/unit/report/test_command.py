@@ -153,7 +153,7 @@ def test_json(file: Path, run: Run) -> None:
     assert (found["title"], found["warnings"]) == ("saved.flows", [])
     assert found["sums"]["cost"] == pytest.approx(14_000 * 2 / 1e6)
     assert [(cause["words"], cause["tokens"]) for cause in found["causes"]] == [
-        ("the key changed", 4000),
+        ("prompt_cache_key changed", 4000),
         ("an agent's first request to a model", 5000),
         ("new text", 4000),
     ]
@@ -169,9 +169,9 @@ def test_json(file: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
-        ([], "a pause of 11m"),
-        (["--keep", "30m"], "the upstream's own"),
-        (["--keep", "5m"], "a pause of 11m"),
+        ([], "expired: idle for 11m"),
+        (["--keep", "30m"], "server-side: evicted or rerouted"),
+        (["--keep", "5m"], "expired: idle for 11m"),
     ],
 )
 def test_keep(file: Path, run: Run, arguments: list[str], cause: str) -> None:

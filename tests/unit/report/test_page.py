@@ -15,7 +15,15 @@ from unit.report.saved import TIME, facts
 
 USAGE = Usage(10_000, 2500, None, 20)
 BROKE = Miss(
-    9000, 2500, "tools reordered", "tools[0].name", 7, "old text", "new text", "keep the order"
+    9000,
+    2500,
+    "tools reordered",
+    "tools reordered",
+    "tools[0].name",
+    7,
+    "old text",
+    "new text",
+    "keep the order",
 )
 PRICES = Prices(1.25, 0.125, 1.25, 10.0)
 VOID = {"meta", "path"}
@@ -82,7 +90,7 @@ class Reader(HTMLParser):
 
 def hostile(words: str) -> Report:
     """Return a report with these words in each place that can have them."""
-    miss = Miss(9000, 2500, words, words, 1, words, words, words)
+    miss = Miss(9000, 2500, words, words, words, 1, words, words, words)
     requests = [
         RequestFacts(TIME, words, words, words, words, USAGE, is_first=True),
         RequestFacts(TIME, words, words, words, words, USAGE, miss=miss),
@@ -207,7 +215,7 @@ def test_only_so_many_sessions_are_shown() -> None:
 
 
 def test_a_miss_says_where_and_what_helps() -> None:
-    own = BROKE._replace(cause="the upstream's own", path="", remedy="")
+    own = BROKE._replace(cause="server-side: evicted or rerouted", path="", remedy="")
     for miss, count in ((BROKE, 1), (own, 0)):
         reader = Reader(report(request(miss=miss)))
         assert (reader.count("del"), reader.count("ins")) == (count, count)
@@ -218,7 +226,7 @@ def test_a_miss_says_where_and_what_helps() -> None:
 def test_the_worst_of_each_cause_is_shown_without_a_click() -> None:
     causes = [f"cause {number}" for number in range(FEW + 1)]
     requests = [
-        request(number, miss=BROKE._replace(cause=cause, expected=9000 - number))
+        request(number, miss=BROKE._replace(cause=cause, kind=cause, expected=9000 - number))
         for number, cause in enumerate(causes * 2)
     ]
     shown, more = Reader(report(*requests)).html.split("<summary>more misses: ")

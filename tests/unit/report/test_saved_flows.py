@@ -6,12 +6,13 @@ import pytest
 from lib.recordings import records
 from mitmproxy import flow, http
 from mitmproxy.test import tflow
-from prompt_cache_key.report.saved_flows import SessionRequest, read, sessions_in
+from prompt_cache_key.finished import FinishedRequest
+from prompt_cache_key.report.saved_flows import read, sessions_in
 from prompt_cache_key.usage.reader import Usage
 from unit.report.saved import ID, URL, exchange, request_body, usage_body
 
 
-def asked(each: flow.Flow) -> SessionRequest:
+def asked(each: flow.Flow) -> FinishedRequest:
     found = read(each)
     assert found
     return found
@@ -28,7 +29,7 @@ def asked(each: flow.Flow) -> SessionRequest:
     ],
 )
 def test_session_that_a_request_shows(each: http.HTTPFlow, agent: str) -> None:
-    assert asked(each).line[:2] == (ID, agent)
+    assert asked(each).conversation[:2] == (ID, agent)
 
 
 def test_what_the_addon_put_on_the_flow() -> None:
@@ -38,14 +39,14 @@ def test_what_the_addon_put_on_the_flow() -> None:
     streamed.request.raw_content = None
     for each, model in ((bridged, "gpt-5.4"), (streamed, "unknown")):
         found = asked(each)
-        assert (found.line[:3], found.sent.key) == ((ID, "a1", model), "k1")
+        assert (found.conversation[:3], found.key) == ((ID, "a1", model), "k1")
 
 
 def test_metadata_of_another_type() -> None:
     each = exchange(request_body())
     each.metadata |= {"claude_session": [ID], "claude_agent": 7, "prompt_cache_key": {"a": 1}}
     found = asked(each)
-    assert (found.session, found.agent, found.sent.key) == (f"['{ID}']", "7", "\"{'a': 1}\"")
+    assert (found.session, found.agent, found.key) == (f"['{ID}']", "7", "\"{'a': 1}\"")
     each.metadata = None  # type: ignore[assignment]
     assert [*sessions_in([each])] == [ID]
 
@@ -55,7 +56,7 @@ def test_metadata_of_another_type() -> None:
     [("k1", "k1"), (" ", ""), (None, ""), (7, "7"), ("a\n\u202eb", r'"a\n\u202eb"')],
 )
 def test_key_that_a_request_has(own: Any, key: str) -> None:
-    assert asked(exchange(request_body(prompt_cache_key=own))).sent.key == key
+    assert asked(exchange(request_body(prompt_cache_key=own))).key == key
 
 
 @pytest.mark.parametrize(("model", "name"), [(7, "unknown"), ("\x1b[31m", r'"\u001b[31m"')])
@@ -72,7 +73,7 @@ def test_endpoint_has_no_query() -> None:
     ("at", "time"), [(1000.5, 1000.5), (-1.0, 0), (float("nan"), 0), (float("inf"), 0)]
 )
 def test_time_is_one_that_can_be_shown(at: float, time: float) -> None:
-    assert asked(exchange(request_body(), at)).sent.time == time
+    assert asked(exchange(request_body(), at)).time == time
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def encoded(coding: str) -> http.Response:
 )
 def test_usage(response: http.Response | None, usage: Usage | None) -> None:
     found = asked(exchange(request_body(), answer=response))
-    assert (found.sent.usage, found.diagnosis) == (usage, "tools changed" if usage else "")
+    assert (found.usage, found.diagnosis) == (usage, "tools changed" if usage else "")
 
 
 def test_sessions_in() -> None:
@@ -150,10 +151,10 @@ def test_sessions_in() -> None:
         ("a1", True, 0),
         ("main", False, 8872),
     ]
-    for keep, cause in ((None, "a pause of 10m"), (3600, "the upstream's own")):
+    for keep, kind in ((None, "expired"), (3600, "server-side")):
         miss = sessions_in(flows, keep)[ID][-1].miss
         assert miss
-        assert miss.cause == cause
+        assert miss.kind == kind
 
 
 def test_recorded_conversations() -> None:
@@ -173,4 +174,4 @@ def test_recorded_conversations() -> None:
     found = [each for requests in sessions_in(flows).values() for each in requests]
     causes = {int(each.time): each.miss.cause for each in found if each.miss}
     assert {214: "attribution block changed"}.items() <= causes.items()
-    assert set(causes.values()) == {"attribution block changed", "the upstream's own"}
+    assert set(causes.values()) == {"attribution block changed", "server-side: evicted or rerouted"}

@@ -15,7 +15,7 @@ from prompt_cache_key.usage.reader import Usage
 from unit.report.saved import TIME, facts
 
 PRICES = Prices(input=2.0, cached=0.2, written=3.0, output=10.0)
-MISS = Miss(1500, 500, "tool added: B", "tools[1]", 0, "", "B", "a remedy")
+MISS = Miss(1500, 500, "tool added: B", "tool added", "tools[1]", 0, "", "B", "a remedy")
 
 
 REQUESTS = [
@@ -104,6 +104,6 @@ def test_as_json() -> None:
     assert made["causes"][0]["tokens"] == 1000
     [session] = made["sessions"]
     assert session["speakers"] == [[["main", "m", "https://gateway.test"], session["sums"]]]
-    usage = {"input": 3000, "cached": 500, "written": None, "output": None, "is_certain": True}
+    usage = Usage(3000, 500, None, None)._asdict()
     miss = {**MISS._asdict(), "lost": 1000}
     assert session["requests"] == [REQUESTS[1]._asdict() | {"usage": usage, "miss": miss}]
