@@ -18,9 +18,11 @@ from mitmproxy.io import FlowReader
 
 from prompt_cache_key.log import text
 from prompt_cache_key.options import seconds
-from prompt_cache_key.report.page import page, percent
-from prompt_cache_key.report.saved_flows import sessions_in
+from prompt_cache_key.report.page import page
+from prompt_cache_key.report.saved_flows import finished, sessions_in
+from prompt_cache_key.stats import report as stats_report
 from prompt_cache_key.stats.facts import Prices, Report, as_json, report_of
+from prompt_cache_key.stats.totals import percent
 from prompt_cache_key.upstreams import GENERATIONS
 
 SEVERAL_PLACES = (
@@ -118,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"report: {options.file}: {why}")
     for warning in report.warnings:
         sys.stderr.write(f"report: {options.file}: {warning}\n")
-    made = f"{json.dumps(as_json(report))}\n" if options.json else page(report)
+    made = f"{json.dumps(as_json(report))}\n" if options.json else page(_new(report))
     if options.json and not options.o:
         _print(made)
         return
@@ -132,6 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"prompt tokens {total.prompt_tokens:,}, hit rate {percent(total.hit_percent)}, "
         f"lost tokens {total.lost_tokens:,} in {total.misses:,} requests\n"
     )
+
+
+def _new(report: Report) -> stats_report.Report:
+    sessions = {session.id: session.requests for session in report.sessions}
+    return stats_report.report_of(report.title, finished(sessions), warnings=report.warnings)
 
 
 def _print(made: str) -> None:

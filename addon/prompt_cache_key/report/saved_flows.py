@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mitmproxy import flow, http
 
 from prompt_cache_key.body import Body
+from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.identity import UNKNOWN, Identity, find
 from prompt_cache_key.log import text
 from prompt_cache_key.misses.history import History
@@ -111,6 +112,15 @@ def sessions_in(
         if sent.usage:
             seen.add(line)
     return sessions
+
+
+def finished(sessions: dict[str, list[RequestFacts]]) -> list[FinishedRequest]:
+    """Return the requests of all sessions."""
+    return [
+        FinishedRequest(session=session, **request._asdict())
+        for session, requests in sessions.items()
+        for request in requests
+    ]
 
 
 def _counts(each: flow.Flow) -> bool:
