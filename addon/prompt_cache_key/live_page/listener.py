@@ -1,13 +1,15 @@
 """The live page in mitmproxy: listeners answer requests for it themselves.
 
-The page stands at `/prompt-cache/<secret>/`. Knowing the secret is the only condition: it does not
-matter who asks, from where, under which name. This is decided by method and path alone:
+The page stands at `/prompt-cache/<secret>/` on listeners in regular, upstream and reverse mode.
+Knowing the secret is the only condition: it does not matter who asks, from where, under which
+name. Method and path alone decide who answers:
 
-| listener | method | path | answer |
-|---|---|---|---|
-| regular, upstream, reverse | GET, HEAD | `/prompt-cache/<secret>/` or `…/facts.json` | the page |
-| regular, upstream, reverse | GET, HEAD | else below `/prompt-cache/<32 hex digits>` | 404: an old tab |
-| any | any | any other | the upstream's |
+| method | path | answer |
+|---|---|---|
+| GET, HEAD | `/prompt-cache/<secret>/`, `/prompt-cache/<secret>/facts.json` | the page, its facts |
+| GET, HEAD | anything else below `/prompt-cache/<32 hex digits>` | 404: the tab is an old one |
+| GET, HEAD with a body | any | the upstream's |
+| any | any other | the upstream's |
 
 A request for the page leaves no flow. mitmproxy asks its addons in order, ours before those that
 show, save and print flows; `AddonHalt` ends each event of such a request at ours.
@@ -108,12 +110,12 @@ class LivePage:
             not found
             or request.method not in ("GET", "HEAD")
             or not _serves(flow.client_conn.proxy_mode)
+            or _has_body(request)
             or not (flow.live and self._is_on() and can_render())
             or flow.response
         ):
             return False
         self._flows.add(flow)
-        request.stream = False  # a body of such a request goes nowhere
         secret, page, query = found[1], found[2] or "", found[3] or ""
         is_known = hmac.compare_digest(secret, self.secret)
         if not is_known or page not in ("/", "/facts.json"):
@@ -148,6 +150,12 @@ class LivePage:
 
 def _serves(mode: ProxyMode) -> bool:
     return mode.type_name in MODES
+
+
+def _has_body(request: http.Request) -> bool:
+    """Return whether a body follows; mitmproxy may stream it, and then takes no response of ours."""
+    length = request.headers.get("content-length", "0")
+    return length != "0" or "transfer-encoding" in request.headers
 
 
 def _folder() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from prompt_cache_key.stats.sums import Sums
@@ -83,4 +83,5 @@ def report_of(
 
 def as_json(report: Report) -> Any:
     """Return the report as JSON has it."""
-    return asdict(report)
+    sessions = [replace(session, requests=[]) for session in report.sessions]
+    return asdict(replace(report, sessions=sessions))
