@@ -141,7 +141,7 @@ class LivePage:
             if what not in self._made:
                 make = live.html if what[0] == "html" else live.facts
                 # In a thread, as a page of many requests takes longer than others should wait.
-                made = await asyncio.to_thread(make, requests, what[1])
+                made = await asyncio.to_thread(make, requests, what[1], time.time())
                 if len(self._made) >= MAX_CACHED:
                     self._made.clear()
                 self._made[what] = made
@@ -153,7 +153,7 @@ def _serves(mode: ProxyMode) -> bool:
 
 
 def _has_body(request: http.Request) -> bool:
-    """Return whether a body follows; mitmproxy may stream it, and then takes no response of ours."""
+    """Return whether a body follows: if mitmproxy streams it, no addon may answer."""
     length = request.headers.get("content-length", "0")
     return length != "0" or "transfer-encoding" in request.headers
 

@@ -57,18 +57,19 @@ class Recent:
         return list(self._requests)
 
 
-def html(requests: Sequence[FinishedRequest], command: str) -> Answer:
+def html(requests: Sequence[FinishedRequest], command: str, now: float) -> Answer:
     """Return the page; `command` starts Claude Code through this listener, "" if unknown."""
-    body = page(report_of(_title(requests), requests), is_live=True, command=command)
+    report = report_of(_title(requests), requests, now=now)
+    body = page(report, is_live=True, command=command)
     policies = f"{policy(is_live=True)}; frame-ancestors 'none'"
     return _answer(body, "text/html; charset=utf-8", {"Content-Security-Policy": policies})
 
 
-def facts(requests: Sequence[FinishedRequest], query: str) -> Answer:
+def facts(requests: Sequence[FinishedRequest], query: str, now: float) -> Answer:
     """Return the page's facts as JSON; with the query `session=ID` those of that session alone."""
     only = {cut(each, MAX_TEXT) for each in parse_qs(query, max_num_fields=10).get("session", [])}
     chosen = [each for each in requests if each.session in only or not only]
-    body = json.dumps(as_json(report_of(_title(requests), chosen)))
+    body = json.dumps(as_json(report_of(_title(requests), chosen, now=now)))
     return _answer(body, "application/json", {"Content-Security-Policy": "default-src 'none'"})
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from prompt_cache_key.report import chart
 from prompt_cache_key.screen_text import cut
-from prompt_cache_key.stats.sums import Sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
     from prompt_cache_key.stats.report import Report, SessionReport
+    from prompt_cache_key.stats.sums import Sums
 
 MAX_SESSIONS = 100
 """Sessions that one page shows: the last active; the JSON has all."""
@@ -74,7 +74,9 @@ def page(report: Report, *, is_live: bool = False, command: str = "") -> str:
         sessions=shown,
         left_out=len(groups) - len(shown),
         singles=singles[:MAX_SESSIONS],
-        singles_sums=_sum(singles),
+        singles_rate=chart.percent(
+            sum(each.sums.cached for each in singles), sum(each.sums.measured for each in singles)
+        ),
         singles_count=len(singles),
         split=chart.split((total.cached, total.missed, total.new, total.input - total.measured)),
         trend=chart.trend(requests),
@@ -107,9 +109,9 @@ def anchor(session: str) -> str:
     return f"s-{sha256(session.encode(errors='replace')).hexdigest()[:12]}"
 
 
-def plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str, nouns: str = "") -> str:
     """Return a count with its noun, such as `1 request` or `2,000 requests`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
 
 
 def dollars(amount: float | None) -> str:
@@ -141,14 +143,6 @@ def _grouped(sessions: Iterable[SessionReport]) -> tuple[list[SessionReport], li
         latest.setdefault(session.project, session.last_active)
     ordered.sort(key=lambda session: (-latest[session.project], session.project))
     return ordered, singles
-
-
-def _sum(sessions: Iterable[SessionReport]) -> Sums:
-    total = Sums()
-    for session in sessions:
-        for request in session.requests:
-            total.add(request)
-    return total
 
 
 def _worst(session: SessionReport) -> list[tuple[int, Any]]:
