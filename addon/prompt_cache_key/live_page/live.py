@@ -67,7 +67,11 @@ def html(requests: Sequence[FinishedRequest], command: str, now: float) -> Answe
 
 def facts(requests: Sequence[FinishedRequest], query: str, now: float) -> Answer:
     """Return the page's facts as JSON; with the query `session=ID` those of that session alone."""
-    only = {cut(each, MAX_TEXT) for each in parse_qs(query, max_num_fields=10).get("session", [])}
+    try:
+        asked = parse_qs(query, max_num_fields=10).get("session", [])
+    except ValueError:  # too many fields
+        asked = []
+    only = {cut(each, MAX_TEXT) for each in asked}
     chosen = [each for each in requests if each.session in only or not only]
     body = json.dumps(as_json(report_of(_title(requests), chosen, now=now)))
     return _answer(body, "application/json", {"Content-Security-Policy": "default-src 'none'"})

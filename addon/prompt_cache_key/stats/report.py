@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prompt_cache_key.stats.sums import Sums
 
@@ -17,18 +16,16 @@ LIVE = 300
 """Seconds since its last request for which a session is live."""
 
 
-@dataclass
-class AgentReport:
+class AgentReport(NamedTuple):
     """The sums of one agent's requests to one model and endpoint."""
 
     agent: str
     model: str
     endpoint: str
-    sums: Sums = field(default_factory=Sums)
+    sums: Sums
 
 
-@dataclass
-class SessionReport:
+class SessionReport(NamedTuple):
     """A session: its sums, its agents and its requests in order of time."""
 
     id: str
@@ -40,8 +37,7 @@ class SessionReport:
     is_live: bool
 
 
-@dataclass
-class Report:
+class Report(NamedTuple):
     """All that page, JSON and report show."""
 
     title: str
@@ -59,29 +55,32 @@ def report_of(
     now: float | None = None,
 ) -> Report:
     """Return the report of some requests, which come in any order."""
-    now = time.time() if now is None else now
-    report = Report(title, [*warnings], Sums(), [])
-    sessions: dict[str, SessionReport] = {}
-    agents: dict[tuple[str, str, str, str], AgentReport] = {}
+    total = Sums()
+    sessions: dict[str, list[FinishedRequest]] = {}
     for request in sorted(requests, key=lambda each: each.time):
-        session = sessions.setdefault(
-            request.session, SessionReport(request.session, "", Sums(), [], [], 0, is_live=False)
-        )
-        agent = agents.get(request.conversation)
-        if not agent:
-            agent = agents[request.conversation] = AgentReport(*request.conversation[1:])
-            session.agents.append(agent)
-        for sums in (report.sums, session.sums, agent.sums):
-            sums.add(request)
-        session.requests.append(request)
-        session.project = session.project or request.project
-        session.last_active = request.time
-        session.is_live = now - request.time < LIVE
-    report.sessions = list(sessions.values())
-    return report
+        sessions.setdefault(request.session, []).append(request)
+        total.add(request)
+    return Report(title, [*warnings], total, [_session(each, now) for each in sessions.values()])
+
+
+def _session(requests: list[FinishedRequest], now: float | None) -> SessionReport:
+    sums, agents = Sums(), dict[tuple[str, str, str], AgentReport]()
+    for request in requests:
+        sums.add(request)
+        key = request.conversation[1:]
+        agents.setdefault(key, AgentReport(*key, Sums())).sums.add(request)
+    last = requests[-1]
+    is_live = now is not None and now - last.time < LIVE
+    project = next(filter(None, (each.project for each in reversed(requests))), "")
+    return SessionReport(
+        last.session, project, sums, [*agents.values()], requests, last.time, is_live
+    )
 
 
 def as_json(report: Report) -> Any:
     """Return the report as JSON has it."""
-    sessions = [replace(session, requests=[]) for session in report.sessions]
-    return asdict(replace(report, sessions=sessions))
+    sessions = [
+        {"id": each.id, "project": each.project, "sums": asdict(each.sums)}
+        for each in report.sessions
+    ]
+    return {"title": report.title, "sums": asdict(report.sums), "sessions": sessions}

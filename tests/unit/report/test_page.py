@@ -91,7 +91,9 @@ class Reader(HTMLParser):
 
 def hostile(words: str) -> Report:
     """Return a report with these words in each place that can have them."""
-    fields = dict.fromkeys(("session", "agent", "model", "endpoint", "key", "project"), words)
+    fields: dict[str, Any] = dict.fromkeys(
+        ("session", "agent", "model", "endpoint", "key", "project"), words
+    )
     miss = missed(words, path=words, before=words, after=words, remedy=words)
     return report_of(
         words, [finished(0, **fields), finished(1, miss=miss, **fields)], warnings=[words]
@@ -206,10 +208,7 @@ def test_money_is_shown_where_prices_are_known() -> None:
     sums = replace(made.sums, saved=12.3, missed_cost=0.5)
     session = made.sessions[0]
     known = replace(session.sums, saved=12.3, missed_cost=None)
-    if hasattr(made, "_replace"):
-        made = made._replace(sums=sums, sessions=[session._replace(sums=known)])
-    else:
-        made = replace(made, sums=sums, sessions=[replace(session, sums=known)])
+    made = made._replace(sums=sums, sessions=[session._replace(sums=known)])
     text = Reader(made).text
     assert "Saved $12.30 by the cache Misses cost $0.50 paid for again" in text
     assert "20,000 2 $12.30 ? " in text
