@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import accumulate
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prompt_cache_key.prompt_view.blocks import beginning, encode, kind, read, size
@@ -56,7 +55,7 @@ class Part(NamedTuple):
     label: str
     chars: int
     tokens: float
-    words: str
+    words: list[str]
 
 
 def outline(content: bytes, facts: Facts) -> list[str]:
@@ -108,7 +107,7 @@ def _parts(body: dict[str, Any]) -> Iterator[Part]:
         names = [cut(_name(tool), _NAME) for tool in tools[:MAX_TOOLS]]
         names += [f"… and {more:,} more"] if (more := len(tools) - MAX_TOOLS) > 0 else []
         chars = len(encode(tools))  # upstreams render their JSON
-        yield Part("tools", f"tools: {len(tools):,}", chars, chars / 4, ", ".join(names))
+        yield Part("tools", f"tools: {len(tools):,}", chars, chars / 4, names)
     for section in _SECTIONS:
         value = body.get(section) or []
         items = value if isinstance(value, list) else [value]
@@ -116,9 +115,9 @@ def _parts(body: dict[str, Any]) -> Iterator[Part]:
         for at, item in enumerate(items[:MAX_PARTS]):
             label = f"{start}[{at}]" if items is value else section
             path = f"{section}[{at}]"
-            yield Part(path, f"{label} {kind(item)}", *size(item), beginning(item))
+            yield Part(path, f"{label} {kind(item)}", *size(item), [beginning(item)])
         if rest := items[MAX_PARTS:]:
-            yield Part(f"{section}[…]", f"{len(rest):,} more", *size(rest), "")
+            yield Part(f"{section}[…]", f"{len(rest):,} more", *size(rest), [])
 
 
 def _name(tool: Any) -> str:
@@ -155,10 +154,23 @@ def _table(parts: list[Part], facts: Facts) -> Iterator[str]:
 def _row(part: Part, scale: float, column: int) -> Iterator[str]:
     start = f"{part.tokens * scale:>9,.0f} {part.chars:>10,}  {fit(part.label, column)}  "
     room = COLUMNS - width(start)
-    words = wrap(part.words, room) if part.path == "tools" else [part.words]
-    first, *rest = words or [""]
-    yield (start + cut(first, room)).rstrip()
-    yield from (" " * (COLUMNS - room) + cut(line, room) for line in rest)
+    first, *rest = _wrapped(part.words, room)
+    yield (start + first).rstrip()
+    yield from (" " * (COLUMNS - room) + line for line in rest)
+
+
+def _wrapped(words: list[str], columns: int) -> list[str]:
+    """Return words with commas between them, on lines of at most so many columns."""
+    first, *others = words or [""]
+    lines = [cut(first, columns - 1 if others else columns)]  # room for the comma
+    for word in others:
+        line = f"{lines[-1]}, {word}"
+        if width(line) < columns:
+            lines[-1] = line
+        else:
+            lines[-1] += ","
+            lines.append(cut(word, columns - 1))
+    return lines
 
 
 def _after_change(parts: list[Part], path: str) -> int:

@@ -181,6 +181,7 @@ def _template() -> Template:
         finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {
         "dollars": dollars,
