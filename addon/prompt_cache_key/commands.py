@@ -16,10 +16,10 @@ from prompt_cache_key.log import log, pairs, text
 from prompt_cache_key.misses.explain import explain
 from prompt_cache_key.misses.history import KEPT_EACH
 from prompt_cache_key.report.page import page
-from prompt_cache_key.report.saved_flows import read, sessions_in
+from prompt_cache_key.report.saved_flows import finished_in, read
 from prompt_cache_key.sessions_table import COLUMNS, table
 from prompt_cache_key.state import State
-from prompt_cache_key.stats.facts import report_of
+from prompt_cache_key.stats.report import report_of
 from prompt_cache_key.stats.sessions import Row
 from prompt_cache_key.stats.sums import CauseSum, Sums
 
@@ -74,7 +74,7 @@ class Commands:
         flows = sorted(_all_flows(), key=lambda flow: flow.timestamp_created)
         target = Path(path).expanduser()
         try:
-            target.write_text(page(report_of("mitmproxy", sessions_in(flows))), "utf-8")
+            target.write_text(page(report_of("mitmproxy", finished_in(flows))), "utf-8")
         except OSError as e:
             raise exceptions.CommandError(f"no report: {text(str(e))}") from None
         _answer(f"report of {len(flows)} flows in {text(str(target))}")

@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
-from mitmproxy.proxy.layer import NextLayer
-from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+from mitmproxy.exceptions import AddonHalt
 
 from prompt_cache_key.commands import Commands
 from prompt_cache_key.inject import Injector
@@ -45,6 +44,7 @@ class PromptCacheKey:
         self.commands = Commands(self.state)
         self.view = PromptView()
         self.page = LivePage(lambda: self.state.options.page, self.state.recent)
+        self.state.page_path = self.page.path
         self._has_run = False
 
     def load(self, loader: Loader) -> None:
@@ -61,6 +61,7 @@ class PromptCacheKey:
         """Take the place next to the wire, and tell of the settings."""
         self.wire.install()
         self.settings.running()
+        self.page.running()
         if not self._has_run:  # a script that is touched runs again
             # What mitmproxy is made of is no garbage, and to look through it each time that the
             # objects of large bodies set off a full collection takes 60 ms.
@@ -71,23 +72,18 @@ class PromptCacheKey:
         """Sum up, and leave it."""
         self.settings.done()
         self.view.done()
+        self.page.done()
         self.wire.remove()
 
-    def server_connected(self, data: ServerConnectionHookData) -> None:
-        """Let the live page know the proxy's own connections."""
-        self.page.server_connected(data)
-
-    def server_disconnected(self, data: ServerConnectionHookData) -> None:
-        """Let it forget one."""
-        self.page.server_disconnected(data)
-
-    def next_layer(self, data: NextLayer) -> None:
-        """Let it see how a connection begins."""
-        self.page.next_layer(data)
-
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """Let it answer what is asked of it."""
-        await self.page.requestheaders(flow)
+        """Answer a request for the live page, which no other addon is to see."""
+        if await self.page.requestheaders(flow):
+            raise AddonHalt
+
+    def _halt(self, flow: http.HTTPFlow) -> None:
+        """End an event of a request for the live page at this addon."""
+        if self.page.is_page(flow):
+            raise AddonHalt
 
     def is_ours(self, flow: http.HTTPFlow) -> bool:
         """Whether a request is live, unanswered and selected."""
@@ -95,6 +91,7 @@ class PromptCacheKey:
 
     async def request(self, flow: http.HTTPFlow) -> None:
         """Put the session's key into a request that is ours to touch."""
+        self._halt(flow)
         held = flow.request.stream
         if isinstance(held, HeldRequest):
             if held.problem:
@@ -115,12 +112,14 @@ class PromptCacheKey:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Begin to look at the response to a keyed request."""
+        self._halt(flow)
         if flow.response and (exchange := self.state.exchanges.get(flow)):
             get = flow.response.headers.get
             exchange.reader = UsageReader(get("content-encoding", ""))
 
     async def response(self, flow: http.HTTPFlow) -> None:
         """Report what the upstream read from its cache, and keep what was streamed."""
+        self._halt(flow)
         self.state.bridge.remove(flow)
         if exchange := self.state.exchanges.pop(flow, None):
             self.wire.keep(flow, exchange)

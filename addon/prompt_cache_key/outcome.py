@@ -15,7 +15,6 @@ from prompt_cache_key.misses.miss import Miss
 from prompt_cache_key.options import PREFIX, without
 from prompt_cache_key.rejections.forms import refusal
 from prompt_cache_key.state import State
-from prompt_cache_key.stats.facts import RequestFacts
 from prompt_cache_key.stats.totals import COLLAPSED, percent
 from prompt_cache_key.usage.accounting import Accounting
 from prompt_cache_key.usage.reader import Usage
@@ -117,7 +116,7 @@ class Outcome:
             who = {"key": exchange.key, "session": session, "agent": agent}
             lost = pairs(**who, model=exchange.endpoint.model, lost=miss.missed)
             log(logging.INFO, f'miss {lost} cause="{miss.cause}"', client)
-        self.state.recent.add(session, _facts(flow, exchange, usage, miss))
+        self.state.recent.add(_finished(flow, exchange, usage, miss))
         if seen := exchange.count.session.see(usage):
             self._warn(flow, exchange, seen, miss)
 
@@ -153,11 +152,12 @@ class Outcome:
                 log(logging.WARNING, f"{what} {how}", flow.client_conn.peername)
 
 
-def _facts(
+def _finished(
     flow: http.HTTPFlow, exchange: RequestInFlight, usage: Usage, miss: Miss | None
-) -> RequestFacts:
-    return RequestFacts(
+) -> FinishedRequest:
+    return FinishedRequest(
         time=flow.request.timestamp_start,
+        session=exchange.identity.session,
         agent=exchange.identity.agent,
         model=exchange.endpoint.model,
         endpoint=exchange.address,

@@ -15,7 +15,6 @@ from mitmproxy.utils import human
 
 from prompt_cache_key.endpoint import Destinations
 from prompt_cache_key.keys import derived_key, random_key
-from prompt_cache_key.live_page.live import NAME
 from prompt_cache_key.log import LOGGER, log, pairs, start_waiting, stop_waiting, text
 from prompt_cache_key.options import PREFIX, Options, seconds
 from prompt_cache_key.redis_store import RedisStore, without_secrets
@@ -79,7 +78,7 @@ class Settings:
         settings["headers"] = ",".join(settings["headers"])
         settings["strip"] = ",".join(settings["strip"])
         settings["store"] = without_secrets(settings["store"])
-        page, client = _here(self.state.options.page)
+        page, client = _here(self.state.options.page and self.state.page_path)
         page = f"; live page: {page}" if page else ""
         log(logging.INFO, f"active: {pairs(**settings)}{page}; point Claude Code here: {client}")
         for name in ctx.options.deferred:
@@ -160,8 +159,8 @@ def _here(path: str) -> tuple[str, str]:
     url = f"http://{human.format_address(('127.0.0.1' if host in ANY else host, port))}"
     if mode == "reverse":
         return path and url + path, f"ANTHROPIC_BASE_URL={url} claude"
-    page = path and f"http://{NAME}{path}"
+    page = path and url + path
     if mode == "socks5":
-        return page, "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"
+        return "", "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY"
     # Without a base URL it talks to api.anthropic.com, which gets no key.
     return page, f"{gateway} HTTPS_PROXY={url} HTTP_PROXY={url} {trust} claude"

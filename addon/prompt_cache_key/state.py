@@ -40,6 +40,7 @@ class State:
         default_factory=WeakKeyDictionary
     )
     recent: Recent = field(default_factory=Recent)
+    page_path: str = ""
     refused: set[tuple[str, Endpoint]] = field(default_factory=set)
     skipped: Counter[str] = field(default_factory=Counter)
     _told: set[str] = field(default_factory=set)

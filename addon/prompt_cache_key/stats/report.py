@@ -1,7 +1,8 @@
 """The report: all requests of some sessions with their sums, for the page and as JSON."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.stats.money import Prices, price
@@ -9,7 +10,8 @@ from prompt_cache_key.stats.sessions import no_price
 from prompt_cache_key.stats.sums import Sums
 
 
-class AgentReport(NamedTuple):
+@dataclass
+class AgentReport:
     """The requests of one agent of a session to one model at one endpoint."""
 
     agent: str
@@ -18,7 +20,8 @@ class AgentReport(NamedTuple):
     sums: Sums
 
 
-class SessionReport(NamedTuple):
+@dataclass
+class SessionReport:
     """One session; its agents in the order of sessions, its requests in order of time."""
 
     id: str
@@ -33,7 +36,8 @@ class SessionReport(NamedTuple):
     """Whether its upstream still has its prompt in the cache, as far as time tells."""
 
 
-class Report(NamedTuple):
+@dataclass
+class Report:
     """Sessions: those with most missed tokens first, then those that were active last."""
 
     title: str
@@ -82,7 +86,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "is_live": session.is_live,
                 "sums": _sums(session.sums),
                 "agents": [
-                    {**agent._asdict(), "sums": _sums(agent.sums)} for agent in session.agents
+                    {**vars(agent), "sums": _sums(agent.sums)} for agent in session.agents
                 ],
                 "requests": [*map(_request, session.requests)],
             }
@@ -100,9 +104,8 @@ def _session(
         key = request.agent, request.model, request.endpoint
         by_agent.setdefault(key, AgentReport(*key, Sums())).sums.add(request)
         last_active[key] = request.time
-    agents = sorted(
-        by_agent.values(), key=lambda agent: (-agent.sums.missed, -last_active[agent[:3]])
-    )
+    rank = {key: (-by_agent[key].sums.missed, -time) for key, time in last_active.items()}
+    agents = [by_agent[key] for key in sorted(rank, key=lambda key: rank[key])]
     sums = Sums()
     for agent in agents:
         sums.add_sums(agent.sums)
