@@ -161,7 +161,8 @@ class Injector:
         """Return the headers that are to carry the key: none if it can't stand in one."""
         names = [name for name in self.state.options.headers if name]
         if tuple(names) == AUTO:
-            names = [name for name in ask.upstream.headers if name not in flow.request.headers]
+            known = [header.name for header in ask.upstream.headers]
+            names = [name for name in known if name not in flow.request.headers]
         is_plain = ask.key.isascii() and ask.key.isprintable() and len(ask.key) <= MAX_LENGTH
         if not names or not ask.key or not is_plain:
             return []

@@ -6,52 +6,49 @@ from contextlib import ExitStack, contextmanager
 from uuid import UUID, uuid4
 
 import pytest
-from lib.client import Client, request_body
+from lib.client import Client, request_body, without_key
 from lib.messages import Request
 from lib.mitmdump import Mitmdump
 from lib.server import Server
 from live.proxied import CHAT
+from prompt_cache_key.options import AUTO, Options
+from prompt_cache_key.upstreams import UPSTREAMS
+from unit.test_upstreams import REQUESTS
 
-RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
-CODEX = "/backend-api/codex/responses"
-WORKERS = "/client/v4/accounts/0123abc/ai/v1/chat/completions"
+MESSAGES = "/v1/messages"
 
 To = tuple[str, str, str]
 """Host, path, model."""
 
-FIREWORKS = ("api.fireworks.ai", "/inference/v1/chat/completions", "m")
+# One request to each row of the table, by the row's name.
+ROWS: dict[str, To] = {name: (host, path, model) for name, host, path, model in reversed(REQUESTS)}
+REJECTING = [row.name for row in UPSTREAMS if row.rejects]
+KEYED = [row.name for row in UPSTREAMS if not row.rejects]
+NAMES = {
+    "Codex backend of ChatGPT": "session-id",
+    "GitHub Copilot": "x-interaction-id",
+    "xAI Chat": "x-grok-conv-id",
+    "Fireworks": "x-session-affinity",
+    "Cloudflare Workers AI": "x-session-affinity",
+    "OpenCode Zen and Go": "x-opencode-session",
+    "OpenRouter": "x-session-id",
+    "Tencent TokenHub": "x-session-id",
+    "Z.ai (GLM), header doubtful": "x-session-id",
+}
+LOOKALIKES = [
+    (domain.replace("*", "us-east-1"), *ROWS[row.name][1:])
+    for row in UPSTREAMS
+    for domain in row.domains
+]
+
+FIREWORKS = ROWS["Fireworks"]
 GATEWAY = ("gateway.test", MESSAGES, "gpt-6")
 OLD, NEW = ("api.openai.com", CHAT, "gpt-5.4"), ("api.openai.com", CHAT, "gpt-6")
-NAMES = {
-    ("chatgpt.com", CODEX, "gpt-5.4"): "session-id",
-    ("api.x.ai", CHAT, "grok-5"): "x-grok-conv-id",
-    FIREWORKS: "x-session-affinity",
-    ("api.cloudflare.com", WORKERS, "@cf/m"): "x-session-affinity",
-    ("opencode.ai", "/zen/v1/chat/completions", "glm-5.3"): "x-opencode-session",
-}
-KEYED = [
-    OLD,
-    NEW,
-    GATEWAY,
-    ("chatgpt.com", RESPONSES, "gpt-5.4"),
-    ("api.x.ai", RESPONSES, "grok-5"),
-    ("x.services.ai.azure.com", "/openai/v1/responses", "gpt-6"),
-    ("openrouter.ai", "/api/v1/chat/completions", "openai/gpt-6"),
-]
-REJECTING = [
-    ("x.openai.azure.com", "/openai/v1/chat/completions", "DeepSeek-V4"),
-    ("bedrock-runtime.eu-west-1.amazonaws.com", MESSAGES, "m"),
-    ("api.anthropic.com", MESSAGES, "claude-opus-5-5"),
-    ("api.cerebras.ai", CHAT, "m"),
-]
-LOOKALIKES = [
-    *NAMES,
-    NEW,
-    REJECTING[-1],
-    ("anthropic.com", MESSAGES, "m"),
-    ("services.ai.azure.com", CHAT, "DeepSeek-V4"),
-    ("my-gateway.eu-west-1.elb.amazonaws.com", MESSAGES, "m"),
-]
+
+needs_auto = pytest.mark.skipif(Options().strip != AUTO, reason="prompt_cache_strip has no auto")
+
+ATTRIBUTION = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.332.9a2; a=b;"}
+SYSTEM = {"type": "text", "text": "You are ✓"}
 
 
 def user_id(user: str, session: str) -> dict[str, str]:
@@ -59,11 +56,19 @@ def user_id(user: str, session: str) -> dict[str, str]:
     return {"user_id": json.dumps(ids)}
 
 
-def ask(port: int, server: Server, to: To, session: str = "", user: str = "a") -> Request:
+def ask(
+    port: int, server: Server, to: To, session: str = "", user: str = "a", **members: object
+) -> Request:
     """Send a session's request to a host, path and model; return what arrived."""
     host, path, model = to
     session = session or str(uuid4())
-    body = request_body(session, model=model, metadata=user_id(user, session))
+    members = {"model": model, "metadata": user_id(user, session), **members}
+    return send(port, server, (host, path), request_body(session, **members))
+
+
+def send(port: int, server: Server, to: tuple[str, str], body: bytes) -> Request:
+    """Send a body to a host and path; return what arrived."""
+    host, path = to
     with Client(port) as client:
         assert client.send("POST", f"http://{host}{path}", [("Host", host)], body).status == 200
     (request,) = server.take()
@@ -95,31 +100,87 @@ def proxy(server: Server) -> Iterator[Mitmdump]:
         yield proxy
 
 
-@pytest.mark.parametrize("to", [*NAMES, *KEYED])
-def test_a_key_and_the_header_that_a_host_routes_by(
-    proxy: Mitmdump, server: Server, to: To
+@pytest.mark.parametrize("name", KEYED)
+def test_a_key_and_the_header_that_an_upstream_routes_by(
+    proxy: Mitmdump, server: Server, name: str
 ) -> None:
-    request = ask(proxy.port, server, to)
+    request = ask(proxy.port, server, ROWS[name])
     assert UUID(request.key)
-    assert routing_headers(request) == ({NAMES[to]: request.key} if to in NAMES else {})
+    headers = routing_headers(request)
+    assert [*headers] == ([NAMES[name]] if name in NAMES else [])
+    assert all(UUID(value) for value in headers.values())
+    if name != "OpenRouter":
+        assert {*headers.values()} <= {request.key}
 
 
-@pytest.mark.parametrize("to", REJECTING)
-def test_nothing(proxy: Mitmdump, server: Server, to: To) -> None:
-    request = ask(proxy.port, server, to)
-    assert request.key is None
-    assert routing_headers(request) == {}
+@pytest.mark.parametrize("name", REJECTING)
+def test_what_rejects_the_field_gets_what_was_sent(
+    proxy: Mitmdump, server: Server, name: str
+) -> None:
+    host, path, model = ROWS[name]
+    body = request_body(str(uuid4()), model=model, system=[ATTRIBUTION, SYSTEM])
+    request = send(proxy.port, server, (host, path), body)
+    assert request.body == body
+    assert sorted(name.lower() for name, _ in request.headers) == ["content-length", "host"]
 
 
-@pytest.mark.parametrize("to", LOOKALIKES)
+@pytest.mark.parametrize("to", [GATEWAY, *dict.fromkeys(LOOKALIKES)])
 def test_a_host_that_only_looks_like_one_is_any_host(
     proxy: Mitmdump, server: Server, to: To
 ) -> None:
     for form in ("x{}", "evil-{}", "{}.evil.test"):
-        request = ask(proxy.port, server, (form.format(to[0]), *to[1:]))
+        host = form.format(to[0])
+        body = request_body(str(uuid4()), model=to[2], system=[ATTRIBUTION, SYSTEM])
+        request = send(proxy.port, server, (host, to[1]), body)
         assert UUID(request.key)
+        assert without_key(request.body) == body
         assert routing_headers(request) == {}
         assert "scope=user" not in proxy.find(f"key={request.key} ").string
+
+
+# --- what is removed ------------------------------------------------------------------------------
+
+
+@needs_auto
+@pytest.mark.parametrize("name", KEYED)
+def test_the_attribution_is_removed(proxy: Mitmdump, server: Server, name: str) -> None:
+    request = ask(proxy.port, server, ROWS[name], system=[ATTRIBUTION, SYSTEM])
+    assert UUID(request.key)
+    assert request.json["system"] == [SYSTEM]
+    ids = json.loads(request.json["metadata"]["user_id"])
+    assert ("session_id" in ids) is (name != "DeepSeek Messages")
+    assert ids["device_id"]
+    assert ids["account_uuid"]
+
+
+@needs_auto
+def test_an_empty_list_removes_nothing(server: Server) -> None:
+    with proxies(server, 1, "prompt_cache_strip") as (proxy,):
+        host, path, model = ROWS["DeepSeek Messages"]
+        body = request_body(str(uuid4()), model=model, system=[ATTRIBUTION, SYSTEM])
+        assert without_key(send(proxy.port, server, (host, path), body).body) == body
+
+
+def test_attribution_by_hand_before_a_gateway(server: Server) -> None:
+    with proxies(server, 1, "prompt_cache_strip=attribution") as (proxy,):
+        request = ask(proxy.port, server, GATEWAY, system=[ATTRIBUTION, SYSTEM])
+        assert UUID(request.key)
+        assert request.json["system"] == [SYSTEM]
+
+
+# --- headers --------------------------------------------------------------------------------------
+
+
+@needs_auto
+def test_a_header_of_the_session_beside_a_key_of_the_user(server: Server) -> None:
+    with proxies(server, 1, "prompt_cache_scope=user") as (proxy,):
+        sessions = [str(uuid4()), str(uuid4())]
+        asked = [ask(proxy.port, server, ROWS["OpenRouter"], each) for each in sessions * 2]
+    assert len({request.key for request in asked}) == 1
+    values = [request.header("x-session-id") for request in asked]
+    assert values[:2] == values[2:]
+    assert len({*values}) == 2
+    assert asked[0].key not in values
 
 
 @pytest.mark.parametrize("setting", ["prompt_cache_headers=x-route", "prompt_cache_headers"])

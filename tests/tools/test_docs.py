@@ -52,17 +52,27 @@ def code(*names: str) -> str:
 def test_the_table_of_upstreams_has_each_row_of_the_code() -> None:
     _, _, *lines = [line for line in TABLE.split("## ")[0].splitlines() if line.startswith("|")]
     for line, row in zip(lines, UPSTREAMS, strict=True):
-        name, domains, sent, scope, keep, since = line.strip("| ").split(" | ")
+        name, domains, sent, scope, retention, removed, reports, since = line.strip("| ").split(
+            " | "
+        )
         assert name == f"[{row.name}]({row.source})"
         assert domains == code(*row.domains)
-        assert sent == ("nothing" if row.rejects else ", ".join(["key", *map(code, row.headers)]))
+        headers = [
+            code(header.name) + (" of the session" if header.scope == "session" else "")
+            for header in row.headers
+        ]
+        assert sent == ("nothing" if row.rejects else ", ".join(["key", *headers]))
         assert scope == ("–" if row.rejects else row.scope)  # noqa: RUF001
-        assert seconds(keep.replace(" ", "").removesuffix("in")) == row.retention
+        assert seconds(retention.replace(" ", "").removesuffix("in")) == row.retention
+        assert removed == ("–" if row.rejects else code(*row.strip))  # noqa: RUF001
+        assert reports == ("yes" if row.reports else "no")
         assert since == row.since
 
 
 def test_what_holds_for_all_other_upstreams() -> None:
     assert "gets the key of its session and no header" in TABLE
-    assert (Upstream().rejects, Upstream().scope, Upstream().headers) == (False, "session", ())
-    assert "10 minutes\nstand where the provider does not say" in TABLE
-    assert Upstream().retention == 10 * 60
+    assert "nothing is\nremoved from its prompts" in TABLE
+    other = Upstream()
+    assert (other.rejects, other.scope, other.headers, other.strip) == (False, "session", (), ())
+    assert "10 minutes\n  stand where the provider does not say" in TABLE
+    assert other.retention == 10 * 60

@@ -61,7 +61,7 @@ def test_good_values_are_kept(values: dict[str, Any]) -> None:
         ("max_sessions", 0, "0 is less than 1"),
         ("scope", "x", "'x' is not one of auto, session, agent, user"),
         ("keys", "Random\n", r"'Random\n' is not one of random, derived"),
-        ("strip", ["all"], "'all' is not one of attribution, countdown"),
+        ("strip", ["all"], "'all' is not one of attribution, countdown, session"),
         ("headers", ["ok", "no good"], "'no good' is not a header name"),
         ("headers", ["x\n"], r"'x\n' is not a header name"),
         ("headers", ["ü"], "'ü' is not a header name"),
