@@ -16,10 +16,12 @@ from prompt_cache_key.log import log, pairs, text
 from prompt_cache_key.misses.explain import explain
 from prompt_cache_key.misses.history import KEPT_EACH
 from prompt_cache_key.report.page import page
-from prompt_cache_key.report.saved_flows import read, sessions_in
-from prompt_cache_key.sessions_table import COLUMNS, Row, table
+from prompt_cache_key.report.saved_flows import finished_in, read
+from prompt_cache_key.sessions_table import COLUMNS, table
 from prompt_cache_key.state import State
-from prompt_cache_key.stats.facts import report_of
+from prompt_cache_key.stats.report import report_of
+from prompt_cache_key.stats.sessions import Row
+from prompt_cache_key.stats.sums import CauseSum, Sums
 
 
 class Commands:
@@ -72,7 +74,7 @@ class Commands:
         flows = sorted(_all_flows(), key=lambda flow: flow.timestamp_created)
         target = Path(path).expanduser()
         try:
-            target.write_text(page(report_of("mitmproxy", sessions_in(flows))), "utf-8")
+            target.write_text(page(report_of("mitmproxy", finished_in(flows))), "utf-8")
         except OSError as e:
             raise exceptions.CommandError(f"no report: {text(str(e))}") from None
         _answer(f"report of {len(flows)} flows in {text(str(target))}")
@@ -81,8 +83,10 @@ class Commands:
 def rows(state: State) -> Iterator[Row]:
     """Yield what each session's agents had of each model, the newest session last."""
     for session, agent, model, row in state.totals.rows():
-        used = (row.requests, row.input, row.hit, row.lost, row.main_cause)
-        yield Row(session, agent, model, row.key, row.scope, *used)
+        causes = {cause: CauseSum(*sums) for cause, sums in row.causes.items()}
+        sums = Sums(row.requests, input=row.input, measured=row.measured, cached=row.cached)
+        sums.missed, sums.causes = row.lost, causes
+        yield Row(session, agent, model, row.key, row.state, row.scope, sums=sums)
 
 
 def _before(flow: Flow, this: FinishedRequest) -> Iterator[FinishedRequest]:

@@ -5,71 +5,99 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from prompt_cache_key.screen_text import cut, fit, width
-from prompt_cache_key.stats.totals import percent
+from prompt_cache_key.screen_text import cut, fit, thousands, width
+from prompt_cache_key.stats.money import price
+from prompt_cache_key.stats.sums import dollars, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+    from prompt_cache_key.stats.money import Prices
+    from prompt_cache_key.stats.sessions import Row
 
 # What mitmproxy's console has room for: four fifths of a screen of 100 columns, less its frame. A
 # row of several cells gets as many columns for each of them, and so takes several lines.
 COLUMNS = 78
 
-_HEADING = ("session", "agent", "model", "key", "reqs", "prompt", "hit", "lost", "main cause")
-_NUMBERS = ("reqs", "prompt", "hit", "lost")
 _ID = 8  # characters
 _MODEL = 16
 _DATE = re.compile(r"-20\d\d-?[01]\d-?[0-3]\d$")
 
 
-class Row(NamedTuple):
-    """What an agent of a session had of a model.
+class _Column(NamedTuple):
+    """A column; where there is no room for all, that of the highest `rank` is left out first."""
 
-    `scope` is who shares the key: session, agent, user, or "" if it is the client's own. `prompt`
-    are all prompt tokens, `hit` percent of them or None without cache data, `lost` tokens too.
-    """
-
-    session: str
-    agent: str
-    model: str
-    key: str
-    scope: str
-    requests: int
-    prompt: int
-    hit: float | None
-    lost: int
-    cause: str
+    name: str
+    rank: int
+    cell: Callable[[Row], str]
+    is_number: bool = False
+    is_optional: bool = False
+    """Whether it is left out where all its cells are empty."""
 
 
-def table(rows: Iterable[Row], columns: int = COLUMNS) -> list[str]:
+def table(rows: Iterable[Row], columns: int = COLUMNS, prices: Prices | None = None) -> list[str]:
     """Return a heading and a line for each row, in their order, of at most so many columns.
 
-    A key that a session has to itself stands alone, all others with who shares them.
+    A key that a session has to itself stands alone, all others with who shares them. Cache writes
+    and dollars have a column where a row has some.
     """
-    lines = [_HEADING, *map(_cells, rows)]
-    widths = [max(map(width, column)) for column in zip(*lines, strict=True)][:-1]
-    room = max(columns - sum(widths) - len(widths), len(_HEADING[-1]))
-    return [
-        " ".join([*map(_aligned, _HEADING, cells, widths), cut(cells[-1], room)]).rstrip()
-        for cells in lines
-    ]
+    rows = [*rows]
+    for row in rows:
+        price(row.sums, prices)
+    shown = [(each, [each.name, *map(each.cell, rows)]) for each in _COLUMNS]
+    shown = [(each, cells) for each, cells in shown if not each.is_optional or any(cells[1:])]
+    while len(shown) > 1 and _width(shown) + len(_LAST) > columns:
+        shown.remove(max(shown, key=lambda column: column[0].rank))
+    room = max(1, columns - _width(shown))
+    made = [_aligned(each, cells) for each, cells in shown]
+    made.append([cut(cause, room) for cause in (_LAST, *(row.sums.main_cause for row in rows))])
+    return [" ".join(line).rstrip()[:columns] for line in zip(*made, strict=True)]
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    model = _DATE.sub("", row.model.rpartition("/")[2].removeprefix("claude-"))
+def _aligned(column: _Column, cells: list[str]) -> list[str]:
+    columns = max(map(width, cells))
+    return [f"{cell:>{columns}}" if column.is_number else fit(cell, columns) for cell in cells]
+
+
+def _width(shown: list[tuple[_Column, list[str]]]) -> int:
+    """Return what columns take, each with the space behind it."""
+    return sum(max(map(width, cells)) + 1 for _, cells in shown)
+
+
+def _model(row: Row) -> str:
+    return cut(_DATE.sub("", row.model.rpartition("/")[2].removeprefix("claude-")), _MODEL)
+
+
+def _key(row: Row) -> str:
     key = cut(row.key[:_ID], _ID)
-    return (
-        cut(row.session[:_ID], _ID),
-        cut(row.agent[:_ID], _ID),
-        cut(model, _MODEL),
-        key if row.scope in ("session", "") else f"{key} {row.scope}",
-        f"{row.requests:,}",
-        f"{row.prompt:,}",
-        percent(row.hit),
-        f"{row.lost:,}",
-        row.cause,
-    )
+    return key if row.scope in ("session", "") else f"{key} {row.scope}"
 
 
-def _aligned(name: str, cell: str, columns: int) -> str:
-    return f"{cell:>{columns}}" if name in _NUMBERS else fit(cell, columns)
+def _writes(row: Row) -> str:
+    return thousands(row.sums.written) if row.sums.written else ""
+
+
+def _dollars(amount: float | None) -> str:
+    return "" if amount is None else dollars(amount)
+
+
+_LAST = "main cause"
+_COLUMNS = (
+    _Column("session", 0, lambda row: cut(row.session[:_ID], _ID)),
+    _Column("agent", 5, lambda row: cut(row.agent[:_ID], _ID)),
+    _Column("model", 4, _model),
+    _Column("key", 6, _key),
+    _Column("reqs", 3, lambda row: f"{row.sums.requests:,}", is_number=True),
+    _Column("prompt", 2, lambda row: thousands(row.sums.input), is_number=True),
+    _Column("hit", 1, lambda row: percent(row.sums.hit_rate), is_number=True),
+    _Column("missed", 1, lambda row: thousands(row.sums.missed), is_number=True),
+    _Column("writes", 8, _writes, is_number=True, is_optional=True),
+    _Column("saved", 7, lambda row: _dollars(row.sums.saved), is_number=True, is_optional=True),
+    _Column(
+        "miss cost",
+        7,
+        lambda row: _dollars(row.sums.missed_cost),
+        is_number=True,
+        is_optional=True,
+    ),
+)

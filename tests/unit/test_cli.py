@@ -12,7 +12,8 @@ from lib.messages import Reply
 from lib.server import Server
 from prompt_cache_key.cli import main, proxy_arguments
 
-FACTS = {"sums": {"requests": 3, "hit_percent": 96.2, "lost_tokens": 0}, "causes": []}
+REQUEST = {"time": 1, "usage": {"input": 1000, "cached": 962}}
+FACTS = {"sums": {"requests": 3}, "sessions": [{"requests": [REQUEST]}]}
 GIVEN = b'{"session_id": "a b"}'
 
 

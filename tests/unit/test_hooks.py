@@ -1,19 +1,12 @@
 import asyncio
-import gc
 import gzip
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from mitmproxy import connection
-from mitmproxy.proxy.context import Context as Layers
-from mitmproxy.proxy.events import DataReceived
-from mitmproxy.proxy.layer import NextLayer
-from mitmproxy.proxy.mode_specs import ProxyMode
-from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+from mitmproxy.exceptions import AddonHalt
 from mitmproxy.test import tflow, tutils
-from prompt_cache_key.message_body import sent_content
 from unit.context import BODY, HEADER, SESSION, URL, Context, usage
 
 Log = Callable[[], list[str]]
@@ -126,56 +119,19 @@ def test_responses_of_other_flows_are_left_alone(context: Context, log: Log) -> 
     assert not log()
 
 
-def test_the_live_page_answers_who_does_not_come_through_the_proxy(context: Context) -> None:
-    addon, client, server = context.addon, tflow.tclient_conn(), connection.Server(address=None)
-    client.peername, client.sockname = ("127.0.0.1", 50_000), ("127.0.0.1", 8080)
-    client.proxy_mode = ProxyMode.parse("reverse:http://upstream.example")
-    data = NextLayer(Layers(client, context.options))
-    data.events.append(DataReceived(client, b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n"))
-    addon.next_layer(data)
-
-    def is_answered() -> bool:
-        flow = context.flow(b"", {}, "http://upstream.example/prompt-cache", "GET")
-        del flow.request.headers["content-length"]
-        flow.client_conn = client
+def test_a_request_for_the_live_page_is_seen_by_no_other_addon(context: Context) -> None:
+    addon = context.addon
+    flow = context.flow(b"", {}, f"http://upstream.example{addon.page.path}", "GET")
+    other = context.flow(b"", {}, "http://upstream.example/", "GET")
+    with pytest.raises(AddonHalt):
         asyncio.run(addon.requestheaders(flow))
-        return flow.response is not None
-
-    assert is_answered()
-    server.sockname = client.peername
-    addon.server_connected(ServerConnectionHookData(server, client))
-    assert not is_answered()
-    addon.server_disconnected(ServerConnectionHookData(server, client))
-    assert is_answered()
-
-
-def test_it_tells_how_it_is_set_and_takes_its_place(context: Context, log: Log) -> None:
-    context.set(ttl="2h")
-    context.addon.running()
-    assert " ttl=2h " in log()[0]
-    assert context.addon.wire in context.master.addons.chain
-    for name in ("explain", "forget", "report", "sessions"):
-        assert f"promptcache.{name}" in context.master.commands.commands
-
-
-def test_what_is_there_at_the_start_is_no_garbage(context: Context) -> None:
-    gc.unfreeze()
-    context.addon.running()
-    frozen = gc.get_freeze_count()
-    context.master.addons.remove(context.addon)
-    context.master.addons.add(context.addon)
-    context.addon.running()  # as when the script is touched
-    assert 0 < gc.get_freeze_count() <= frozen
-    gc.unfreeze()
-
-
-def test_streamed_request_without_a_key(context: Context, log: Log) -> None:
-    context.stream(context.flow(b"[]"))
-    assert log() == [PROBLEM + "the body is not a JSON object"]
-
-
-def test_streamed_body_is_not_kept(context: Context) -> None:
-    flow, _ = context.stream(context.flow())
-    assert sent_content(flow)
-    context.answer(flow)
-    assert not sent_content(flow)
+    assert flow.response
+    assert flow.response.status_code == 200
+    for hook in (addon.request, addon.response, addon.error):
+        with pytest.raises(AddonHalt):
+            asyncio.run(hook(flow))
+        asyncio.run(hook(other))
+    with pytest.raises(AddonHalt):
+        addon.responseheaders(flow)
+    asyncio.run(addon.requestheaders(other))
+    assert not other.response

@@ -1,5 +1,5 @@
 import pytest
-from prompt_cache_key.screen_text import cut, fit, printable, width
+from prompt_cache_key.screen_text import cut, fit, printable, thousands, width
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,10 @@ def test_cut(text: str, shown: str) -> None:
 
 def test_fit() -> None:
     assert fit("中", 4) == "中  "
+
+
+@pytest.mark.parametrize(
+    ("tokens", "short"), [(999, "999"), (1000, "1.0k"), (24_064, "24.1k"), (1_300_211, "1.3M")]
+)
+def test_thousands(tokens: int, short: str) -> None:
+    assert thousands(tokens) == short

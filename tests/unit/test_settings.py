@@ -99,23 +99,20 @@ def test_store_of_random_keys_alone(context: Context, log: Log) -> None:
     assert "store=redis://127.0.0.1:1/0" in log()[0]
 
 
-PAGE = "http://prompt-cache.internal/prompt-cache"
-
-
 @pytest.mark.parametrize(
     ("listener", "page", "here"),
     [
-        (("reverse", ("127.0.0.1", 8080)), "http://{at}/prompt-cache", "http://{at} claude"),
-        (("reverse", ("::1", 8080, 0, 0)), "http://{at}/prompt-cache", "http://{at} claude"),
+        (("reverse", ("127.0.0.1", 8080)), "http://{at}{path}", "http://{at} claude"),
+        (("reverse", ("::1", 8080, 0, 0)), "http://{at}{path}", "http://{at} claude"),
         (
             ("regular", ("127.0.0.1", 1)),
-            PAGE,
+            "http://{at}{path}",
             "http://YOUR-GATEWAY HTTPS_PROXY=http://{at} HTTP_PROXY=http://{at} "
             "NODE_EXTRA_CA_CERTS={ca} claude",
         ),
         (
             ("socks5", ("127.0.0.1", 1)),
-            PAGE,
+            "",
             "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY",
         ),
         (("local", None), "", "http://YOUR-GATEWAY NODE_EXTRA_CA_CERTS={ca} claude"),
@@ -130,7 +127,8 @@ def test_active_line(
     ca = Path(context.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
     at = human.format_address(address) if address else ""
     here = here if here.startswith("nowhere") else f"ANTHROPIC_BASE_URL={here}"
-    page = f"; live page: {page.format(at=at)}" if page else ""
+    path = context.addon.page.path
+    page = f"; live page: {page.format(at=at, path=path)}" if page else ""
     assert log() == [
         "INFO [prompt-cache] active: ttl=1h sliding=true max_sessions=10000 scope=auto "
         "keys=random store=memory overwrite=false headers=auto stream=true comment=true "

@@ -1,89 +1,170 @@
-"""The live page in mitmproxy: listeners answer requests for it themselves."""
+"""The live page in mitmproxy: listeners answer requests for it themselves.
+
+The page stands at `/prompt-cache/<secret>/` on listeners in regular, upstream and reverse mode.
+Knowing the secret is the only condition: it does not matter who asks, from where, under which
+name. Method and path alone decide who answers:
+
+| method | path | answer |
+|---|---|---|
+| GET, HEAD | `/prompt-cache/<secret>/`, `/prompt-cache/<secret>/facts.json` | the page, its facts |
+| GET, HEAD | anything else below `/prompt-cache/<32 hex digits>` | 404: the tab is an old one |
+| GET, HEAD with a body | any | the upstream's |
+| any | any other | the upstream's |
+
+A request for the page leaves no flow. mitmproxy asks its addons in order, ours before those that
+show, save and print flows; `AddonHalt` ends each event of such a request at ours.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hmac
+import logging
+import re
+import secrets
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from mitmproxy import ctx, http
+from mitmproxy.utils import human
 
-from prompt_cache_key.live_page.live import Ask, address_of, answer, host_of, is_ours
+from prompt_cache_key.live_page import live, page_file
+from prompt_cache_key.log import log, text
+from prompt_cache_key.report.page import NO_JINJA, can_render
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mitmproxy.connection import Address, Client
-    from mitmproxy.proxy.layer import NextLayer
-    from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+    from mitmproxy.proxy.mode_specs import ProxyMode
 
-    from prompt_cache_key.live_page.live import Recent
+    from prompt_cache_key.finished import FinishedRequest
 
-_REMOVE = "view.flows.remove"
+MODES = ("regular", "upstream", "reverse")
+"""The modes of listeners that serve the page."""
+
+MAX_CACHED = 16
+"""Answers that are kept until a request ends."""
+
+PERIOD = 60
+"""Seconds after which an answer is made anew all the same: whether a session is live changes."""
+
+_PATH = re.compile(r"/prompt-cache/([0-9a-f]{32})(/[^?]*)?(?:\?(.*))?", re.DOTALL)
 
 
 class LivePage:
-    """Answers requests for the page at `path()`, which is "" for no page, from `recent`."""
+    """Answers requests for the page, while `is_on()`, from `requests()`: the last ones.
 
-    def __init__(self, path: Callable[[], str], recent: Recent) -> None:
-        self.path = path
-        self.recent = recent
-        self._hosts: WeakKeyDictionary[Client, str] = WeakKeyDictionary()
-        self._answered: list[http.HTTPFlow] = []
-        self._own: set[object] = set()
+    `clock` returns seconds and never goes back.
+    """
 
-    def server_connected(self, data: ServerConnectionHookData) -> None:
-        """Note where the proxy itself connects from.
+    def __init__(
+        self,
+        is_on: Callable[[], object],
+        requests: Callable[[], list[FinishedRequest]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.secret = secrets.token_hex(16)
+        self._is_on = is_on
+        self._requests = requests
+        self._clock = clock
+        self._flows: WeakSet[http.HTTPFlow] = WeakSet()
+        self._making = asyncio.Lock()
+        self._made: dict[tuple[str, str], live.Answer] = {}
+        self._made_from: list[FinishedRequest] = []
+        self._made_at = 0.0
 
-        Whoever has the proxy ask one of its own listeners would else seem to be on this machine.
-        """
-        self._own.add(_end(data.server.sockname))
+    @property
+    def path(self) -> str:
+        """The path of the page on each listener."""
+        return page_file.path_of(self.secret)
 
-    def server_disconnected(self, data: ServerConnectionHookData) -> None:
-        """Forget it."""
-        self._own.discard(_end(data.server.sockname))
-
-    def next_layer(self, data: NextLayer) -> None:
-        """Look for the Host header, which mitmproxy replaces in reverse mode before any hook.
-
-        It is that of the connection's first request: a browser has a connection for each name.
-        """
-        client = data.context.client
-        if client.proxy_mode.type_name == "reverse" and client not in self._hosts:
-            self._hosts[client] = host_of(data.data_client())
-
-    async def requestheaders(self, flow: http.HTTPFlow) -> None:
-        """Answer a request for the page, before anything else looks at it."""
-        request, client, path = flow.request, flow.client_conn, self.path()
-        if request.path != "/" and not request.path.startswith(path or "?"):
+    def running(self) -> None:
+        """Write the file by which the status line finds the page."""
+        if not self._is_on():
             return
-        ask = Ask(
-            request.method,
-            self._hosts.get(client, request.host_header or ""),
-            request.path,
-            request.headers,
-            client.peername[0] if client.peername else "",
-            *(client.sockname or ("", 0))[:2],
-        )
-        has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
-        is_other = not flow.live or flow.response or has_body or _end(client.peername) in self._own
-        if is_other or not is_ours(ask, path):
+        if not can_render():
+            log(logging.WARNING, NO_JINJA)
             return
-        self._clear()
-        self._answered.append(flow)
-        # In a thread, as a page of many requests takes longer than others should wait.
-        headers, body = await asyncio.to_thread(answer, ask, self.recent.copy())
-        flow.response = http.Response.make(200, body, headers)
+        servers = ctx.master.addons.get("proxyserver").servers
+        ports = [s.listen_addrs[0][1] for s in servers if s.listen_addrs and _serves(s.mode)]
+        try:
+            page_file.write(_folder(), ports, self.secret)
+        except OSError as e:
+            log(logging.WARNING, f"the status line will not find the live page: {text(str(e))}")
 
-    def _clear(self) -> None:
-        """Take earlier requests for the page out of the list of flows, which they would fill."""
-        over = [flow for flow in self._answered if not flow.live]
-        self._answered = [flow for flow in self._answered if flow.live]
-        if _REMOVE in ctx.master.commands.commands:
-            for flow in over:
-                ctx.master.commands.call(_REMOVE, [flow])
+    def done(self) -> None:
+        """Remove the file."""
+        page_file.remove(_folder())
+
+    def is_page(self, flow: http.HTTPFlow) -> bool:
+        """Return whether a flow is a request for the page, which no other addon is to see."""
+        return flow in self._flows
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> bool:
+        """Answer a request for the page; return whether it is one."""
+        request = flow.request
+        found = _PATH.fullmatch(request.path)
+        if (
+            not found
+            or request.method not in ("GET", "HEAD")
+            or not _serves(flow.client_conn.proxy_mode)
+            or _has_body(request)
+            or not (flow.live and self._is_on() and can_render())
+            or flow.response
+        ):
+            return False
+        self._flows.add(flow)
+        secret, page, query = found[1], found[2] or "", found[3] or ""
+        is_known = hmac.compare_digest(secret, self.secret)
+        if not is_known or page not in ("/", "/facts.json"):
+            flow.response = http.Response.make(404, headers=live.HEADERS)
+            return True
+        # Should the page fail, mitmproxy logs it, and the request must not go to the upstream.
+        flow.response = http.Response.make(500, headers=live.HEADERS)
+        what = ("html", _command(flow)) if page == "/" else ("json", query)
+        headers, body = await self._answer(what)
+        is_same = request.headers.get("if-none-match") == headers["ETag"]
+        content = b"" if is_same or request.method == "HEAD" else body
+        flow.response = http.Response.make(304 if is_same else 200, content, headers)
+        return True
+
+    async def _answer(self, what: tuple[str, str]) -> live.Answer:
+        """Return an answer, made once for all who ask before another request ends."""
+        async with self._making:
+            requests, now = self._requests(), self._clock()
+            # Quick: each request is the same object as before, or the first one differs.
+            if requests != self._made_from or now - self._made_at >= PERIOD:
+                self._made_from, self._made_at = requests, now
+                self._made.clear()
+            if what not in self._made:
+                make = live.html if what[0] == "html" else live.facts
+                # In a thread, as a page of many requests takes longer than others should wait.
+                made = await asyncio.to_thread(make, requests, what[1], time.time())
+                if len(self._made) >= MAX_CACHED:
+                    self._made.clear()
+                self._made[what] = made
+            return self._made[what]
 
 
-def _end(address: Address | None) -> object:
-    """Return an end of a connection so that both of its sides write it alike."""
-    return address and (address_of(address[0]), address[1])
+def _serves(mode: ProxyMode) -> bool:
+    return mode.type_name in MODES
+
+
+def _has_body(request: http.Request) -> bool:
+    """Return whether a body follows: if mitmproxy streams it, no addon may answer."""
+    length = request.headers.get("content-length", "0")
+    return length != "0" or "transfer-encoding" in request.headers
+
+
+def _folder() -> Path:
+    return Path(ctx.options.confdir).expanduser()
+
+
+def _command(flow: http.HTTPFlow) -> str:
+    """Return the command that starts Claude Code through a flow's listener, "" if in doubt."""
+    client = flow.client_conn
+    if client.proxy_mode.type_name != "reverse" or not client.sockname:
+        return ""
+    return f"ANTHROPIC_BASE_URL=http://{human.format_address(client.sockname)} claude"

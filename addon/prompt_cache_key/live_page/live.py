@@ -1,65 +1,36 @@
-"""The live page on a listener itself: who may see it, and what it says.
-
-A web page anywhere can make a browser on this machine ask a listener, under any name that it has
-led to 127.0.0.1 (DNS rebinding). So a request has to come from this machine, straight, under a name
-that nobody else can have.
-"""
+"""What the live page says: the last finished requests, as HTML or JSON."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections import defaultdict, deque
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
-from prompt_cache_key.log import text
-from prompt_cache_key.report.page import page
-from prompt_cache_key.stats.facts import as_json, report_of
+from prompt_cache_key.report.page import page, policy
+from prompt_cache_key.screen_text import cut
+from prompt_cache_key.stats.report import as_json, report_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from prompt_cache_key.stats.facts import RequestFacts
-
-NAME = "prompt-cache.internal"
-"""The page's own name, for those who come through the proxy. ICANN has set `.internal` aside for
-private use; no such host can be reached from elsewhere."""
-
-REFRESH = 5
-"""Seconds after which a browser asks again."""
+    from prompt_cache_key.finished import FinishedRequest
+    from prompt_cache_key.misses.miss import Miss
 
 MAX_REQUESTS = 1000
 """The last requests that the page knows."""
 
+MAX_TEXT = 256
+"""Columns that are kept of a text of a request."""
+
 HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-
-_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-real-ip")
-_HEAD = re.compile(rb"(?:GET|HEAD) [^\r\n]* HTTP/1\.[01]\r\n(?:[^\r\n]+\r\n)+\r\n")
-_HOST = re.compile(rb"\r\nhost:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
-
-
-class Ask(NamedTuple):
-    """A request as the client sent it.
-
-    `path` has the query; `client` and `listener` are IP addresses, those of the connection's ends.
-    """
-
-    method: str
-    host: str
-    path: str
-    headers: Mapping[str, str]
-    client: str
-    listener: str
-    port: int
 
 
 class Answer(NamedTuple):
@@ -70,80 +41,53 @@ class Answer(NamedTuple):
 
 
 class Recent:
-    """The last requests of all sessions."""
+    """The last finished requests of all sessions, without their bodies."""
 
     def __init__(self) -> None:
-        self._requests: deque[tuple[str, RequestFacts]] = deque(maxlen=MAX_REQUESTS)
+        self._requests: deque[FinishedRequest] = deque(maxlen=MAX_REQUESTS)
 
-    def add(self, session: str, request: RequestFacts) -> None:
-        """Add a request that is over; of long words only the start is kept."""
-        request = request._replace(
-            agent=text(request.agent),
-            model=text(request.model),
-            endpoint=text(request.endpoint),
-            key=text(request.key),
-        )
-        self._requests.append((text(session), request))
+    def add(self, request: FinishedRequest) -> None:
+        """Add a finished request; its texts are cut and its body is dropped."""
+        miss = request.miss and request.miss._replace(**_cut(request.miss))
+        request = request._replace(**_cut(request))
+        self._requests.append(request._replace(miss=miss, body=b""))
 
-    def copy(self) -> list[tuple[str, RequestFacts]]:
-        """Return the requests so far, each with its session."""
+    def __call__(self) -> list[FinishedRequest]:
+        """Return the requests so far, in the order in which they ended."""
         return list(self._requests)
 
 
-def is_ours(ask: Ask, path: str) -> bool:
-    """Whether a request is for the page at `path`, or its JSON, and may see it."""
-    asked = ask.path.partition("?")[0]
-    port = "" if ask.port == 80 else f":{ask.port}"  # noqa: PLR2004  # of http
-    names = {f"{name}{port}" for name in ("127.0.0.1", "localhost", "[::1]", ask.listener)}
-    pages = [path, f"{path}.json"]
-    if ask.host.lower() == NAME:
-        names.add(NAME)
-        pages.append("/")
-    return (
-        bool(path)
-        and ask.method in ("GET", "HEAD")
-        and asked in pages
-        and ask.host.lower() in names
-        and is_near(ask.client, ask.listener)
-        and not any(name in ask.headers for name in _FORWARDED)
-    )
+def html(requests: Sequence[FinishedRequest], command: str, now: float) -> Answer:
+    """Return the page; `command` starts Claude Code through this listener, "" if unknown."""
+    report = report_of(_title(requests), requests, now=now)
+    body = page(report, is_live=True, command=command)
+    policies = f"{policy(is_live=True)}; frame-ancestors 'none'"
+    return _answer(body, "text/html; charset=utf-8", {"Content-Security-Policy": policies})
 
 
-def is_near(client: str, listener: str) -> bool:
-    """Whether a client is on the listener's machine, as far as the addresses of both tell."""
-    address = address_of(client)
-    return address is not None and (address.is_loopback or client == listener)
-
-
-def address_of(name: str) -> IPv4Address | IPv6Address | None:
-    """Return an IP address, one of IPv4 as such however it is written; None if it is none."""
+def facts(requests: Sequence[FinishedRequest], query: str, now: float) -> Answer:
+    """Return the page's facts as JSON; with the query `session=ID` those of that session alone."""
     try:
-        address = ip_address(name.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
+        asked = parse_qs(query, max_num_fields=10).get("session", [])
+    except ValueError:  # too many fields
+        asked = []
+    only = {cut(each, MAX_TEXT) for each in asked}
+    chosen = [each for each in requests if each.session in only or not only]
+    body = json.dumps(as_json(report_of(_title(requests), chosen, now=now)))
+    return _answer(body, "application/json", {"Content-Security-Policy": "default-src 'none'"})
 
 
-def host_of(head: bytes) -> str:
-    """Return what a request that begins a connection has in its Host header; "" if in doubt."""
-    found = _HEAD.match(head)
-    hosts = _HOST.findall(found[0]) if found else []
-    return hosts[0].decode("latin-1") if len(hosts) == 1 else ""
+def _cut(of: FinishedRequest | Miss) -> dict[str, Any]:
+    """Return the fields that are texts, cut."""
+    fields = of._asdict().items()
+    return {name: cut(value, MAX_TEXT) for name, value in fields if isinstance(value, str)}
 
 
-def answer(ask: Ask, requests: Sequence[tuple[str, RequestFacts]]) -> Answer:
-    """Return the page, or the JSON; with the query `session=…` of that session alone."""
-    path, _, query = ask.path.partition("?")
-    only = [text(each) for each in parse_qs(query).get("session", [])]
-    title = "live" if len(requests) < MAX_REQUESTS else f"live, the last {MAX_REQUESTS:,} requests"
-    sessions = defaultdict(list)
-    for session, request in requests:
-        if session in only or not only:
-            sessions[session].append(request)
-    report = report_of(title, sessions)
-    if path.endswith(".json"):
-        type_, body = "application/json", json.dumps(as_json(report))
-    else:
-        type_, body = "text/html; charset=utf-8", page(report, REFRESH)
-    headers = HEADERS | {"Content-Type": type_}
-    return Answer(headers, b"" if ask.method == "HEAD" else body.encode(errors="replace"))
+def _title(requests: Sequence[FinishedRequest]) -> str:
+    return "live" if len(requests) < MAX_REQUESTS else f"live, the last {MAX_REQUESTS:,} requests"
+
+
+def _answer(body: str, type_: str, more: dict[str, str]) -> Answer:
+    content = body.encode(errors="replace")
+    etag = f'"{sha256(content).hexdigest()[:32]}"'
+    return Answer(HEADERS | more | {"Content-Type": type_, "ETag": etag}, content)

@@ -15,6 +15,12 @@ from prompt_cache_key.screen_text import cut
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+MAX_SIZE = 4 << 20
+"""Bytes of a body that is read."""
+
+MAX_VALUES = 100_000
+"""Values of a body that is read, at most: its brackets and commas are counted before."""
+
 MAX_BEGINNING = 400
 """Characters of a beginning, more than any line has room for."""
 
@@ -25,6 +31,7 @@ https://platform.claude.com/docs/en/build-with-claude/vision#calculate-image-cos
 _FEW = 3  # blocks of a message that its beginning shows
 _IMAGES = ("source", "image_url", "input_audio", "file_data")
 _UNSEEN = ("signature", "encrypted_content", "cache_control")  # by the model
+_SPECIAL = frozenset((*_IMAGES, *_UNSEEN))
 _TEXT = ("input_text", "output_text")
 _WORDS = ("text", "thinking", "content", "output", "refusal", "summary", "tool_calls")
 _ARGUMENTS = ("input", "arguments")
@@ -36,6 +43,10 @@ def read(content: bytes) -> dict[str, Any]:
     """Return a JSON object; ValueError says, fit for a screen, what the content is instead."""
     if not content.strip():
         raise ValueError("empty")
+    if len(content) > MAX_SIZE:
+        raise ValueError(f"too large to be shown: {len(content):,} bytes")
+    if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise ValueError(f"too large to be shown: over {MAX_VALUES:,} values")
     try:
         body = json.loads(content)
     except json.JSONDecodeError as e:
@@ -92,13 +103,13 @@ def size(item: Any) -> tuple[int, float]:
             todo += value
         elif isinstance(value, dict):
             for name, member in value.items():
-                if name in _UNSEEN or _is_image(name, member):
+                if name in _SPECIAL and (name in _UNSEEN or _is_image(member)):
                     unseen += len(_text(member))
                     images += name in _IMAGES
                 else:
                     todo.append(member)
         else:
-            chars += len(_text(value))
+            chars += len(str(value))  # as long as in JSON: "True" is "true"
     return chars + unseen, chars / 4 + images * IMAGE_TOKENS
 
 
@@ -108,8 +119,8 @@ def _blocks(message: dict[str, Any]) -> list[Any]:
     return blocks + calls if isinstance(calls, list) else blocks
 
 
-def _is_image(name: str, member: Any) -> bool:
-    return name in _IMAGES and (isinstance(member, dict) or str(member).startswith("data:"))
+def _is_image(member: Any) -> bool:
+    return isinstance(member, dict) or str(member).startswith("data:")
 
 
 def _text(value: Any) -> str:

@@ -1,5 +1,6 @@
-"""The outline of a prompt: its parts in the order in which upstreams build it, and its cache's end.
+"""The outline of a prompt: its parts in the order in which upstreams read them, each with its size.
 
+Marks between the parts say up to where the prompt was read from the cache, and where it changed.
 For Anthropic Messages, OpenAI Chat Completions and OpenAI Responses. What a body says gets into
 the outline escaped and cut; a line takes at most `COLUMNS` columns.
 """
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import accumulate
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prompt_cache_key.prompt_view.blocks import beginning, encode, kind, read, size
@@ -31,17 +31,17 @@ _SECTIONS = ("system", "instructions", "messages", "input")
 class Facts(NamedTuple):
     """What is known of a request besides its body; empty, or None, where it is not.
 
-    `input` and `cached` are tokens as the upstream reported them, `lost` those that it should
-    have read from its cache and did not, and `cause` says why. If the prompt left the one before
-    it, that was at `path` (such as `messages[3].content[0].text`), where there was `before` and is
-    `after`.
+    `input` and `cached` are tokens as the upstream reported them, `missed` those that it should
+    have read from its cache and did not, for the reason `cause`. Where the prompt differs from the
+    one before it, that is at `path` (such as `messages[3].content[0].text`), where there was
+    `before` and is `after`.
     """
 
     session: str = ""
     agent: str = ""
     input: int | None = None
     cached: int | None = None
-    lost: int | None = None
+    missed: int | None = None
     cause: str = ""
     path: str = ""
     before: str = ""
@@ -55,7 +55,7 @@ class Part(NamedTuple):
     label: str
     chars: int
     tokens: float
-    words: str
+    words: list[str]
 
 
 def outline(content: bytes, facts: Facts) -> list[str]:
@@ -63,11 +63,25 @@ def outline(content: bytes, facts: Facts) -> list[str]:
     try:
         body = read(content)
         parts = list(_parts(body))
-        return [*_heading(body, facts), "", *_table(parts, facts)]
+        return [*_summary(facts), *_heading(body, facts), "", *_table(parts, facts)]
     except ValueError as e:
         return f"The body is {e}".split("\n")
     except RecursionError:
         return ["The body is nested too deep to be read."]
+
+
+def _summary(facts: Facts) -> Iterator[str]:
+    """Yield what one wants to know first, on one line; nothing before there is a response."""
+    words = []
+    if facts.input is not None and facts.cached is not None:
+        rate = f"{100 * facts.cached // facts.input}%" if facts.input else "?%"
+        words.append(f"hit {rate}: {facts.cached:,} of {facts.input:,} tokens cached")
+    elif facts.input is not None:
+        words.append(f"{facts.input:,} tokens, cached tokens not reported")
+    if facts.missed:
+        words.append(": ".join(filter(None, (f"{facts.missed:,} missed", facts.cause))))
+    if words:
+        yield cut(", ".join(words), COLUMNS)
 
 
 def _heading(body: dict[str, Any], facts: Facts) -> Iterator[str]:
@@ -93,7 +107,7 @@ def _parts(body: dict[str, Any]) -> Iterator[Part]:
         names = [cut(_name(tool), _NAME) for tool in tools[:MAX_TOOLS]]
         names += [f"… and {more:,} more"] if (more := len(tools) - MAX_TOOLS) > 0 else []
         chars = len(encode(tools))  # upstreams render their JSON
-        yield Part("tools", f"tools: {len(tools):,}", chars, chars / 4, ", ".join(names))
+        yield Part("tools", f"tools: {len(tools):,}", chars, chars / 4, names)
     for section in _SECTIONS:
         value = body.get(section) or []
         items = value if isinstance(value, list) else [value]
@@ -101,9 +115,9 @@ def _parts(body: dict[str, Any]) -> Iterator[Part]:
         for at, item in enumerate(items[:MAX_PARTS]):
             label = f"{start}[{at}]" if items is value else section
             path = f"{section}[{at}]"
-            yield Part(path, f"{label} {kind(item)}", *size(item), beginning(item))
+            yield Part(path, f"{label} {kind(item)}", *size(item), [beginning(item)])
         if rest := items[MAX_PARTS:]:
-            yield Part(f"{section}[…]", f"{len(rest):,} more", *size(rest), "")
+            yield Part(f"{section}[…]", f"{len(rest):,} more", *size(rest), [])
 
 
 def _name(tool: Any) -> str:
@@ -120,7 +134,7 @@ def _table(parts: list[Part], facts: Facts) -> Iterator[str]:
         return
     ends = list(accumulate((part.tokens for part in parts), initial=0.0))
     scale = facts.input / ends[-1] if facts.input and ends[-1] else 1.0
-    marks = defaultdict(list, {_after_break(parts, facts.path): list(_break(facts))})
+    marks = defaultdict(list, {_after_change(parts, facts.path): list(_change(facts))})
     if facts.input and facts.cached is not None:
         cached = facts.cached / scale
         nearest = min(range(len(ends)), key=lambda at: abs(ends[at] - cached))
@@ -130,23 +144,37 @@ def _table(parts: list[Part], facts: Facts) -> Iterator[str]:
     yield f"{'tokens':>9} {'characters':>10}"
     for at, part in enumerate(parts):
         yield from marks[at]
-        yield from _row(part, ends[at + 1] * scale, column)
+        yield from _row(part, scale, column)
     yield from marks[len(parts)]
+    yield f"{ends[-1] * scale:>9,.0f} {sum(part.chars for part in parts):>10,}  in all"
     scaled = f", scaled to the {facts.input:,} reported" if facts.input else ""
-    yield from ("", f"tokens: estimated, up to the line's end; four characters each{scaled}")
+    yield from ("", f"tokens: of each line, estimated; four characters each{scaled}")
 
 
-def _row(part: Part, end: float, column: int) -> Iterator[str]:
-    start = f"{end:>9,.0f} {part.chars:>10,}  {fit(part.label, column)}  "
+def _row(part: Part, scale: float, column: int) -> Iterator[str]:
+    start = f"{part.tokens * scale:>9,.0f} {part.chars:>10,}  {fit(part.label, column)}  "
     room = COLUMNS - width(start)
-    words = wrap(part.words, room) if part.path == "tools" else [part.words]
-    first, *rest = words or [""]
-    yield (start + cut(first, room)).rstrip()
-    yield from (" " * (COLUMNS - room) + cut(line, room) for line in rest)
+    first, *rest = _wrapped(part.words, room)
+    yield (start + first).rstrip()
+    yield from (" " * (COLUMNS - room) + line for line in rest)
 
 
-def _after_break(parts: list[Part], path: str) -> int:
-    """Return the number of parts before the mark of a break at this path.
+def _wrapped(words: list[str], columns: int) -> list[str]:
+    """Return words with commas between them, on lines of at most so many columns."""
+    first, *others = words or [""]
+    lines = [cut(first, columns - 1 if others else columns)]  # room for the comma
+    for word in others:
+        line = f"{lines[-1]}, {word}"
+        if width(line) < columns:
+            lines[-1] = line
+        else:
+            lines[-1] += ","
+            lines.append(cut(word, columns - 1))
+    return lines
+
+
+def _after_change(parts: list[Part], path: str) -> int:
+    """Return the number of parts before the mark of a change at this path.
 
     That of a setting, or of no path at all, stands before all parts; that of a message that is
     there no more behind them.
@@ -157,11 +185,13 @@ def _after_break(parts: list[Part], path: str) -> int:
     return len(parts) if path.startswith(("messages", "input")) else 0
 
 
-def _break(facts: Facts) -> Iterator[str]:
-    where = f"the prefix broke at {facts.path}" if facts.path else ""
-    lost = f"{facts.lost:,} tokens lost" if facts.lost else ""
-    if where or lost:
-        yield _rule(", ".join(filter(None, (": ".join(filter(None, (where, facts.cause))), lost))))
+def _change(facts: Facts) -> Iterator[str]:
+    where = f"changed at {facts.path}" if facts.path else ""
+    missed = f"{facts.missed:,} tokens missed" if facts.missed else ""
+    if where or missed:
+        yield _rule(
+            ", ".join(filter(None, (": ".join(filter(None, (where, facts.cause))), missed)))
+        )
     for name, text in (("before", facts.before), ("after", facts.after)):
         if facts.path:
             yield f"{name:>21}   {cut(text, COLUMNS - 24) or '(nothing)'}"

@@ -7,7 +7,6 @@ from weakref import WeakSet
 
 from mitmproxy import contentviews, http
 
-from prompt_cache_key.prompt_view.answer import answer
 from prompt_cache_key.prompt_view.outline import Facts, outline
 from prompt_cache_key.usage.accounting import Accounting
 from prompt_cache_key.usage.reader import UsageReader
@@ -17,14 +16,17 @@ if TYPE_CHECKING:
 
     from mitmproxy.addonmanager import Loader
 
+    from prompt_cache_key.usage.reader import Usage
+
 PRIORITY = 10
 """Above those of mitmproxy's own views, which end at 2: mitmproxy 11 cannot tell equals apart."""
 
-_ANSWERS = ("application/json", "text/event-stream")
+NO_RESPONSES = "This view is for requests: their response is in the views of mitmproxy."
+
 _METADATA = (
     "claude_session",
     "claude_agent",
-    "prompt_cache_lost",
+    "prompt_cache_missed",
     "prompt_cache_cause",
     "prompt_cache_path",
     "prompt_cache_before",
@@ -84,45 +86,44 @@ class PromptView:
         data: bytes,
         metadata: Any = None,
         *,
-        content_type: str | None = None,
         flow: Any = None,
         http_message: Any = None,
         **_: object,
     ) -> float:
         """Return whether the view opens by itself: mitmproxy 12 gives `metadata`, 11 the rest."""
         if metadata:
-            content_type, flow = metadata.content_type, metadata.flow
-            http_message = metadata.http_message
-        is_ours = data and flow and "prompt_cache_key" in flow.metadata
-        is_request = isinstance(http_message, http.Request)
-        return PRIORITY if is_ours and (is_request or content_type in _ANSWERS) else -1
+            flow, http_message = metadata.flow, metadata.http_message
+        is_keyed = data and flow and "prompt_cache_key" in flow.metadata
+        return PRIORITY if is_keyed and isinstance(http_message, http.Request) else -1
 
     def _lines(self, data: bytes, flow: Any, message: Any) -> list[str]:
-        known = Facts()
         if isinstance(message, http.Response):
-            lines = answer(data, message.headers.get("content-type", ""))
-        else:
-            if isinstance(flow, http.HTTPFlow):
-                known = facts(flow)
-                if not flow.response:
-                    self._unanswered.add(flow)
-            lines = outline(data, known)
-        return [line or " " for line in lines]  # mitmweb gives an empty line no height
+            return [NO_RESPONSES]
+        known = Facts()
+        if isinstance(flow, http.HTTPFlow):
+            known = facts(flow)
+            if not flow.response:
+                self._unanswered.add(flow)
+        return [line or " " for line in outline(data, known)]  # mitmweb hides an empty line
 
 
 def facts(flow: http.HTTPFlow) -> Facts:
     """Return what a flow, live or saved, says of its prompt."""
-    usage = None
-    if flow.response and (content := flow.response.get_content(strict=False)):
-        reader = UsageReader()
-        reader.feed(content)
-        usage = Accounting().settle(None, reader.finish())
-    session, agent, lost, *texts = (str(flow.metadata.get(name, "")) for name in _METADATA)
+    usage = _usage(flow.response) if flow.response else None
+    session, agent, missed, *texts = (str(flow.metadata.get(name, "")) for name in _METADATA)
     return Facts(
         session,
         agent,
         usage.input if usage else None,
         usage.cached if usage else None,
-        int(lost) if lost.isdecimal() and len(lost) < 16 else None,  # noqa: PLR2004
+        int(missed) if missed.isdecimal() and len(missed) < 16 else None,  # noqa: PLR2004
         *texts,
     )
+
+
+def _usage(response: http.Response) -> Usage | None:
+    """Return the usage in a response; the reader's decoder is bounded, mitmproxy's is not."""
+    get = response.headers.get
+    reader = UsageReader(get("content-encoding", ""))
+    reader.feed(response.raw_content or b"")
+    return Accounting().settle(None, reader.finish())

@@ -1,94 +1,78 @@
-"""The drawings of the page: what became of prompt tokens, and where some were lost.
+"""The charts of the page: prompt tokens by what became of them, as paths of an SVG picture.
 
-What comes from the requests passes `escape` on its way into a drawing.
+A chart has one path for each part (cached, missed, …), not one for each bar, so that a picture of
+hundreds of bars stays small. Paths are made of numbers only; words go through the template.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from datetime import UTC, datetime
-from html import escape
+from typing import TYPE_CHECKING, NamedTuple
 
-from prompt_cache_key.body import NAME
-from prompt_cache_key.misses.causes import COUNTDOWN, EXPIRED, MOVED, TOO_MANY
-from prompt_cache_key.misses.miss import Miss
-from prompt_cache_key.stats.facts import RequestFacts, Sums
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-MAX_BARS = 400
-"""Requests of a session that are drawn: the last ones."""
+    from prompt_cache_key.finished import FinishedRequest
 
-_PARTS = {
+PARTS = {
     "cached": "read from the cache",
-    "lost": "lost: it should have been read",
-    "new": "new: nobody could have read it",
+    "missed": "missed: should have been read from the cache",
+    "new": "new: no cache could have held it",
     "unknown": "the upstream reports no cached tokens",
 }
-_MARKS = {
-    "broke": ("M1 1h10l-5 10z", "the prefix broke"),
-    "key": ("M6 0l6 6-6 6-6-6z", "the key changed"),
-    "pause": ("M2 1h3v10H2zM7 1h3v10H7z", "a pause longer than the upstream keeps a prefix"),
-    "busy": ("M0 1l6 5-6 5zM6 1l6 5-6 5z", "more than 15 requests a minute"),
-    "own": ("M6 1a5 5 0 1 0 .01 0z", "a miss of the upstream's own"),
-}
-_WIDTH = 24  # pixels of a bar, at most
-_LABEL = 110  # pixels of a time, at least
-_DAY = 86400
+"""What becomes of prompt tokens, from the bottom of a bar to its top."""
+
+HEIGHT = 100
+"""Of a chart, in the picture's own units; a bar is one unit wide."""
+
+MAX_BARS = 200
+"""Requests of a session that are drawn: the last ones."""
+
+MAX_SPANS = 48
+"""Bars of the trend."""
+
+_LEAST = 24  # bars for which a chart has room: few are not drawn wide
+_SPANS = (10, 30, 60, 300, 900, 3600, 4 * 3600, 86_400, 7 * 86_400)
+_DAY = 86_400
 
 
-def legend() -> str:
-    """Return what colours and shapes mean."""
-    drawn = {swatch(name): words for name, words in _PARTS.items()}
-    drawn |= {_icon(name): words for name, (_, words) in _MARKS.items()}
-    items = (f"<span>{shape} {escape(words)}</span>" for shape, words in drawn.items())
-    return f'<p class="legend">{"".join(items)}</p>\n'
+class Bar(NamedTuple):
+    """The tokens of a bar, by part, and what they stand for."""
+
+    at: int
+    """Its place, from the left."""
+    time: float
+    tokens: tuple[int, int, int, int]
+    """In the order of `PARTS`."""
+    request: FinishedRequest | None = None
+
+    @property
+    def total(self) -> int:
+        """All tokens of the bar."""
+        return sum(self.tokens)
+
+    @property
+    def hit_rate(self) -> str:
+        """Return the hit rate of the bar, in words."""
+        cached, missed, new, _ = self.tokens
+        return percent(cached, cached + missed + new)
 
 
-def swatch(name: str) -> str:
-    """Return the colour of `cached`, `lost`, `new` or `unknown` tokens."""
-    return f'<svg viewBox="0 0 12 12"><path class="{name}" d="M0 0h12v12H0z"/></svg>'
+class Chart(NamedTuple):
+    """A picture: for each part that occurs its name and path, and what stands around it."""
+
+    bars: list[Bar]
+    width: int
+    paths: list[tuple[str, str]]
+    dots: str
+    """A path with a dot above each bar that has missed tokens."""
+    scale: tuple[str, str, str]
+    times: list[str]
 
 
-def mark(miss: Miss) -> str:
-    """Return the mark of a miss's cause."""
-    if miss.path == NAME:
-        return _icon("key")
-    if miss.path or miss.kind in (COUNTDOWN, MOVED):
-        return _icon("broke")
-    return _icon({EXPIRED: "pause", TOO_MANY: "busy"}.get(miss.kind, "own"))
-
-
-def split(of: Sums) -> str:
-    """Return one bar of all prompt tokens, by what became of them."""
-    unknown = of.prompt_tokens - of.measured_tokens
-    parts = _stack((of.cached_tokens, of.lost_tokens, of.new_tokens, unknown), of.prompt_tokens)
-    bars = (
-        f'<path class="{name}" d="M{start:.2f} 0h{size:.2f}v1h-{size:.2f}z"/>'
-        for name, start, size in parts
-    )
-    words = "what became of all prompt tokens"
-    return (
-        f'<svg class="split" viewBox="0 0 100 1" preserveAspectRatio="none" role="img" '
-        f'aria-label="{words}">{"".join(bars)}</svg>\n'
-    )
-
-
-def chart(requests: Sequence[RequestFacts], titles: Sequence[str]) -> str:
-    """Return a bar for each request, with its title, in order of time."""
-    requests, titles = requests[-MAX_BARS:], titles[-MAX_BARS:]
-    most = max((request.usage.input for request in requests if request.usage), default=0) or 1
-    width = _WIDTH * len(requests)
-    bars, marks = [], []
-    for number, (request, title) in enumerate(zip(requests, titles, strict=True)):
-        bars.append(_bar(number, request, most, title))
-        if request.miss:
-            place = f' style="left:{100 * (number + 0.5) / len(requests):.2f}%"'
-            marks.append(mark(request.miss).replace("<svg", f"<svg{place}", 1))
-    scale = "".join(f"<span>{_short(tokens)}</span>" for tokens in (most, most / 2, 0))
-    return (
-        f'<div class="chart" style="max-width:{44 + max(_LABEL, width)}px">'
-        f'<div class="marks">{"".join(marks)}</div>\n<div class="scale">{scale}</div>'
-        f'<svg class="bars" viewBox="0 0 {len(requests)} 140" preserveAspectRatio="none" '
-        f'role="img" aria-label="prompt tokens of each request">\n{"".join(bars)}</svg>'
-        f'<div class="times">{_times(requests, width)}</div></div>\n'
-    )
+def percent(part: int, whole: int) -> str:
+    """Return a share in percent, rounded down; `?` of nothing."""
+    return f"{100 * part // whole}%" if whole else "?"
 
 
 def local(time: float) -> datetime:
@@ -96,48 +80,82 @@ def local(time: float) -> datetime:
     return datetime.fromtimestamp(time, UTC).astimezone()
 
 
-def _bar(number: int, request: RequestFacts, most: int, title: str) -> str:
-    parts = ""
-    if usage := request.usage:
-        known = usage.cached is not None
-        tokens = (usage.cached or 0, request.lost, request.new, 0 if known else usage.input)
-        parts = "".join(
-            f'<path class="{name}" d="M{number + 0.08:g} {140 - start:.1f}h.84v-{size:.1f}h-.84z"/>'
-            for name, start, size in _stack(tokens, most, 140)
-        )
-    return (
-        f'<g><title>{escape(title)}</title><path class="hit" d="M{number} 0h1v140h-1z"/>'
-        f"{parts}</g>\n"
-    )
+def requests_chart(requests: Sequence[FinishedRequest]) -> Chart:
+    """Return the chart of a session: a bar for each of its last requests, as high as its prompt."""
+    drawn = requests[-MAX_BARS:]
+    bars = [Bar(at, each.time, _tokens(each), each) for at, each in enumerate(drawn)]
+    most = max((bar.total for bar in bars), default=0)
+    return _chart(bars, [most] * len(bars), (_short(most), _short(most / 2), "0"))
 
 
-def _stack(tokens: Sequence[int], most: int, full: float = 100) -> list[tuple[str, float, float]]:
-    """Return the name, start and size of each part that has tokens."""
+def trend(requests: Sequence[FinishedRequest]) -> Chart:
+    """Return the hit rate over time: a bar for each span, all of one height.
+
+    Only requests that report cached tokens count. The requests come in order of time.
+    """
+    known = [each for each in requests if each.usage and each.usage.cached is not None]
+    if not known:
+        return _chart([], [], ("100%", "50%", "0%"))
+    first = known[0].time
+    length = known[-1].time - first
+    span = next((each for each in _SPANS if length < each * MAX_SPANS), length / (MAX_SPANS - 1))
+    spans: dict[int, list[tuple[int, int, int, int]]] = {}
+    for each in known:
+        spans.setdefault(int((each.time - first) // span), []).append(_tokens(each))
+    bars = [
+        Bar(at, first + at * span, tuple(map(sum, zip(*tokens, strict=True))))  # type: ignore[arg-type]
+        for at, tokens in spans.items()
+    ]
+    return _chart(bars, [bar.total for bar in bars], ("100%", "50%", "0%"))._replace(dots="")
+
+
+def split(tokens: Sequence[int]) -> list[tuple[str, str, int]]:
+    """Return, for one bar that lies on its side, each part that occurs: name, path, tokens."""
+    return [
+        (name, f"M{start:.2f} 0h{size:.2f}v1h-{size:.2f}z", count)
+        for name, start, size, count in _stack(tokens, sum(tokens))
+    ]
+
+
+def _tokens(request: FinishedRequest) -> tuple[int, int, int, int]:
+    usage = request.usage
+    if not usage:
+        return 0, 0, 0, 0
+    if usage.cached is None:
+        return 0, 0, 0, usage.input
+    return usage.cached, request.missed, request.new, 0
+
+
+def _chart(bars: list[Bar], full: Sequence[int], scale: tuple[str, str, str]) -> Chart:
+    paths: dict[str, list[str]] = {name: [] for name in PARTS}
+    for bar, most in zip(bars, full, strict=True):
+        for name, start, size, _ in _stack(bar.tokens, most):
+            paths[name].append(f"M{bar.at + 0.1:g} {HEIGHT - start:.1f}h.8v-{size:.1f}h-.8z")
+    dots = "".join(f"M{bar.at + 0.5:g} -7h0" for bar in bars if bar.tokens[1])
+    width = max(_LEAST, bars[-1].at + 1) if bars else _LEAST
+    drawn = [(name, "".join(path)) for name, path in paths.items() if path]
+    return Chart(bars, width, drawn, dots, scale, _times(bars))
+
+
+def _stack(tokens: Sequence[int], most: int) -> list[tuple[str, float, float, int]]:
+    """Return name, start, size and tokens of each part that has tokens."""
     stack, start = [], 0.0
-    for name, part in zip(_PARTS, tokens, strict=True):
-        size = full * part / (most or 1)
-        if part:
-            stack.append((name, start, size))
-        start += size
+    for name, count in zip(PARTS, tokens, strict=True):
+        size = HEIGHT * count / (most or 1)
+        if count > 0:
+            stack.append((name, start, size, count))
+            start += size
     return stack
 
 
-def _times(requests: Sequence[RequestFacts], width: int) -> str:
-    """Return the times of some requests as far apart as they fit; phones show three at most."""
-    count = max(1, min(len(requests), 5, width // _LABEL))
-    is_long = requests[-1].time - requests[0].time >= _DAY
-    labels = []
-    for number in range(count):
-        request = requests[number * (len(requests) - 1) // max(1, count - 1)]
-        more = ' class="more"' if number % 2 and count > 3 else ""  # noqa: PLR2004
-        time = f"{local(request.time):{'%m-%d %H:%M' if is_long else '%H:%M:%S'}}"
-        labels.append(f"<span{more}>{time}</span>")
-    return "".join(labels)
-
-
-def _icon(name: str) -> str:
-    shape = _MARKS[name][0]
-    return f'<svg viewBox="0 0 12 12"><path class="{name}" d="{shape}"/></svg>'
+def _times(bars: Sequence[Bar]) -> list[str]:
+    """Return when a chart begins and, if it is filled, when it ends."""
+    if not bars:
+        return []
+    first, last = bars[0], bars[-1]
+    form = "%m-%d %H:%M" if last.time - first.time >= _DAY else "%H:%M:%S"
+    ends = [first] if last.at < _LEAST - 1 else [first, last]
+    return [f"{local(bar.time):{form}}" for bar in ends]
 
 
 def _short(number: float) -> str:

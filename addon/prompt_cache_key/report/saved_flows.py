@@ -1,57 +1,70 @@
-"""What a flow tells of a request to a model, whether or not the addon was there."""
+"""Read finished requests from flows, whether or not the addon was there when they were saved.
+
+A file of flows may be anybody's: bodies are decoded up to `MAX_BODY`, names are cut, and a Host
+header that is longer than a name can be is not looked at.
+"""
 
 import sys
-from collections import defaultdict
-from collections.abc import Iterable
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
 
 from mitmproxy import flow, http
 
 from prompt_cache_key.body import Body
-from prompt_cache_key.identity import UNKNOWN, Identity, find_identity
-from prompt_cache_key.log import text
+from prompt_cache_key.codings import decode
+from prompt_cache_key.endpoint import model_in_path
+from prompt_cache_key.finished import FinishedRequest
+from prompt_cache_key.identity import UNKNOWN, Identity, find
 from prompt_cache_key.misses.history import History
-from prompt_cache_key.misses.judge import Sent
-from prompt_cache_key.stats.facts import RequestFacts
+from prompt_cache_key.stats.sums import bounded
 from prompt_cache_key.upstreams import Upstream, upstream_of
 from prompt_cache_key.usage.accounting import Accounting
-from prompt_cache_key.usage.reader import UsageReader
+from prompt_cache_key.usage.reader import Usage, UsageReader
+
+MAX_BODY = 16 << 20
+"""Bytes of a decoded request body that is read."""
+
+MAX_HOST = 300
+"""Characters of a Host header with its port: names have 253 (RFC 1035). mitmproxy takes seconds to
+read one of 60,000."""
 
 _MAX_TIME = 1 << 37  # a Unix time that any clock can show, in the year 6325
 
 
-class SessionRequest(NamedTuple):
-    """A request that shows its session, or to which the addon has given one.
+def finished_in(
+    flows: Iterable[flow.Flow], retention: int | None = None
+) -> Iterator[FinishedRequest]:
+    """Yield the requests of sessions, judged; the flows come in the order of their answers.
 
-    Names are written as in log lines, escaped and bounded.
+    A flow in whose place the addon has counted a translator's call is left out. `retention` is for
+    how many seconds upstreams keep a prefix; None: for as long as each is known to.
     """
-
-    session: str
-    agent: str
-    model: str
-    endpoint: str
-    """The URL without its query."""
-    sent: Sent
-    """Its time is Unix time."""
-    upstream: Upstream
-    """What is known of where it went."""
-    diagnosis: str
-    """What the upstream says itself of a miss; empty if nothing."""
-
-    @property
-    def line(self) -> tuple[str, str, str, str]:
-        """Whose requests continue each other."""
-        return self[:4]
+    history, accounting = History(), Accounting()
+    seen: set[tuple[str, str, str, str]] = set()
+    for each in flows:
+        request = read(each, accounting) if _counts(each) else None
+        if not request:
+            continue
+        if retention is not None:
+            upstream = request.upstream._replace(retention=retention)
+            request = request._replace(upstream=upstream)
+        is_first = request.conversation not in seen
+        miss = history.judge(request) if history.may_have_missed(request) else None
+        history.add(request)
+        if request.usage:
+            seen.add(request.conversation)
+        yield request._replace(miss=miss, is_first=is_first, body=b"")
 
 
-def read(each: flow.Flow, accounting: Accounting | None = None) -> SessionRequest | None:
-    """Read a flow, complete or not; None if it is no request of a session."""
-    if not isinstance(each, http.HTTPFlow):
+def read(each: flow.Flow, accounting: Accounting | None = None) -> FinishedRequest | None:
+    """Return the request of a flow, complete or not; None if it shows no session.
+
+    `accounting` knows what the conversation's earlier responses have shown.
+    """
+    if not isinstance(each, http.HTTPFlow) or not has_plain_host(each.request):
         return None
-    request, response = each.request, each.response
+    request = each.request
     known = each.metadata if isinstance(each.metadata, dict) else {}  # the addon's, if it was there
-    content = request.get_content(strict=False) or b""
+    content = _content(request)
     try:
         model, key, identity = _read_body(request, content)
     except ValueError:
@@ -61,62 +74,29 @@ def read(each: flow.Flow, accounting: Accounting | None = None) -> SessionReques
         return None
     agent = known.get("claude_agent") or (identity and identity.agent) or UNKNOWN
     key = key or known.get("prompt_cache_key") or ""
-    headers = response.headers if response else {}
-    usage = UsageReader(headers.get("content-encoding", ""))
-    usage.feed((response and response.raw_content) or b"")
+    model = model or model_in_path(request.path)
     upstream = upstream_of(request.host, request.path, model, request.pretty_host)
-    line = (
-        _name(session),
-        _name(agent),
-        _name(model or UNKNOWN),
-        _name(request.pretty_url.partition("?")[0]),
-    )
-    return SessionRequest(
-        *line,
-        sent=Sent(
-            time=request.timestamp_start if 0 <= request.timestamp_start < _MAX_TIME else 0,
-            key=_name(key) if key else "",
-            content=content,
-            usage=(accounting or Accounting()).settle(line, usage.finish(), line[2:]),
-        ),
+    found = FinishedRequest(
+        time=request.timestamp_start if 0 <= request.timestamp_start < _MAX_TIME else 0,
+        session=_name(session),
+        agent=_name(agent),
+        model=_name(model or UNKNOWN),
+        endpoint=_name(request.pretty_url.partition("?")[0]),
+        key=_name(key),
+        key_state=_name(known.get("prompt_cache_state") or ""),
+        routing=_routing(request, upstream),
         upstream=upstream,
-        diagnosis=usage.diagnosis,
+        body=content,
     )
+    usage, diagnosis = _usage(each.response, found, accounting or Accounting())
+    return found._replace(usage=usage, diagnosis=diagnosis)
 
 
-def sessions_in(
-    flows: Iterable[flow.Flow], keep: float | None = None
-) -> dict[str, list[RequestFacts]]:
-    """Return each session's requests, judged; the flows come in the order of their answers.
-
-    A flow in whose place the addon has counted a translator's call is left out.
-    `keep` is for how many seconds upstreams keep a prefix; None: for as long as each is known to.
-    """
-    sessions: defaultdict[str, list[RequestFacts]] = defaultdict(list)
-    history, accounting, seen = History(), Accounting(), set()
-    read_flow = partial(read, accounting=accounting)
-    for request in filter(None, map(read_flow, filter(_counts, flows))):
-        line, sent = request.line, request.sent
-        upstream = request.upstream
-        limit = upstream.retention if keep is None else keep
-        miss = history.judge(line, sent, limit, request.diagnosis, is_limited=upstream.is_limited)
-        history.add(line, sent)
-        session, agent, model, endpoint = line
-        sessions[session].append(
-            RequestFacts(
-                time=sent.time,
-                agent=agent,
-                model=model,
-                endpoint=endpoint,
-                key=sent.key,
-                usage=sent.usage,
-                is_first=line not in seen,
-                miss=miss,
-            )
-        )
-        if sent.usage:
-            seen.add(line)
-    return sessions
+def has_plain_host(request: http.Request) -> bool:
+    """Return whether the names of a request's host are short enough to be read."""
+    data = request.data
+    hosts = [value for name, value in data.headers.fields if name.lower() == b"host"]
+    return max(map(len, (data.host, data.authority, *hosts))) <= MAX_HOST
 
 
 def _counts(each: flow.Flow) -> bool:
@@ -124,11 +104,41 @@ def _counts(each: flow.Flow) -> bool:
     return known.get("prompt_cache_counts") is not False
 
 
+def _content(request: http.Request) -> bytes:
+    """Return the body, decoded; b"" if it is unknown, corrupt or too large."""
+    raw = request.raw_content or b""
+    try:
+        return decode(raw, request.headers.get("content-encoding", ""), MAX_BODY)
+    except ValueError:
+        return b""
+
+
 def _read_body(request: http.Request, content: bytes) -> tuple[str, object, Identity | None]:
     body = Body(content)
-    return body.model, body.own_key if body.has_key else None, find_identity(request.headers, body)
+    return body.model, body.own_key if body.has_key else None, find(request.headers, body)
+
+
+def _usage(
+    response: http.Response | None, request: FinishedRequest, accounting: Accounting
+) -> tuple[Usage | None, str]:
+    """Return the usage that a response reports, and the upstream's own words for a miss."""
+    if not response:
+        return None, ""
+    reader = UsageReader(response.headers.get("content-encoding", ""))
+    reader.feed(response.raw_content or b"")
+    endpoint = request.endpoint, request.model
+    usage = accounting.settle(request.conversation, reader.finish(), endpoint)
+    return usage, reader.diagnosis
+
+
+def _routing(request: http.Request, upstream: Upstream) -> tuple[tuple[str, str], ...]:
+    """Return the headers by which the upstream routes, with their values."""
+    names = [header.name.lower() for header in upstream.headers]
+    return tuple(
+        (name, bounded(request.headers[name])) for name in names if name in request.headers
+    )
 
 
 def _name(value: object) -> str:
-    """Return a name as log lines have it, as one object for all requests."""
-    return sys.intern(text(str(value)))
+    """Return a name, cut, as one object for all requests."""
+    return sys.intern(bounded(str(value)))

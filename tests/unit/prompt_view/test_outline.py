@@ -2,6 +2,7 @@ import json
 from typing import Any
 
 import pytest
+from prompt_cache_key.prompt_view.blocks import MAX_VALUES
 from prompt_cache_key.prompt_view.outline import MAX_PARTS, MAX_TOOLS, Facts, outline
 from prompt_cache_key.screen_text import COLUMNS, width
 
@@ -19,11 +20,12 @@ BODY = {
 }
 LINES = [
     "      100        400  tools: 2            Bash, Read",
-    f"      200        400  system[0] text      {'s' * 57}…",
-    f"      300        400  [0] user text       {'u' * 57}…",
-    f"      400        400  [1] assistant text  {'a' * 57}…",
-    f"      500        400  [2] user text       {'v' * 57}…",
+    f"      100        400  system[0] text      {'s' * 57}…",
+    f"      100        400  [0] user text       {'u' * 57}…",
+    f"      100        400  [1] assistant text  {'a' * 57}…",
+    f"      100        400  [2] user text       {'v' * 57}…",
 ]
+ALL = "      500      2,000  in all"
 
 
 def draw(body: Any, **facts: Any) -> list[str]:
@@ -39,8 +41,9 @@ def test_the_whole() -> None:
         "",
         "   tokens characters",
         *LINES,
+        ALL,
         "",
-        "tokens: estimated, up to the line's end; four characters each",
+        "tokens: of each line, estimated; four characters each",
     ]
 
 
@@ -50,13 +53,13 @@ def test_the_whole() -> None:
 def test_where_the_cache_ends(cached: int, before: int) -> None:
     lines = draw(BODY, input=500, cached=cached)
     rule = f"──── read from the cache up to here: {cached} of 500 ────"
-    assert lines[4:-2] == [*LINES[:before], rule, *LINES[before:]]
+    assert lines[5:-2] == [*LINES[:before], rule, *LINES[before:], ALL]
 
 
 def test_the_estimate_is_scaled_to_what_was_reported() -> None:
     lines = draw(BODY, input=50_000, cached=29_952)
-    starts = [line.split()[0] for line in lines[4:9]]
-    assert starts == ["10,000", "20,000", "30,000", "────", "40,000"]
+    starts = [line.split()[0] for line in lines[5:-2]]
+    assert starts == ["10,000", "10,000", "10,000", "────", "10,000", "10,000", "50,000"]
     assert lines[-1].endswith("four characters each, scaled to the 50,000 reported")
     assert not any("cache up to" in line for line in draw(BODY, input=50_000))
 
@@ -73,20 +76,39 @@ def test_the_estimate_is_scaled_to_what_was_reported() -> None:
         ("reasoning.effort", 0),
     ],
 )
-def test_where_the_prefix_broke(path: str, before: int) -> None:
-    lines = draw(BODY, lost=1234, cause="tools reordered", path=path, before="x\x1b", after="")
-    assert lines[4:-2] == [
+def test_where_the_prompt_changed(path: str, before: int) -> None:
+    lines = draw(BODY, missed=1234, cause="tools reordered", path=path, before="x\x1b", after="")
+    assert lines[5:-2] == [
         *LINES[:before],
-        f"──── the prefix broke at {path}: tools reordered, 1,234 tokens lost ────",
+        f"──── changed at {path}: tools reordered, 1,234 tokens missed ────",
         "               before   x\\x1b",
         "                after   (nothing)",
         *LINES[before:],
+        ALL,
     ]
 
 
-def test_what_was_lost_without_a_break() -> None:
-    lines = draw(BODY, lost=1234, cause="a pause of 0:12:00")
-    assert lines[4:-2] == ["──── a pause of 0:12:00, 1,234 tokens lost ────", *LINES]
+def test_a_miss_without_a_change() -> None:
+    lines = draw(BODY, missed=1234, cause="expired: idle for 12m")
+    rule = "──── expired: idle for 12m, 1,234 tokens missed ────"
+    assert lines[5:-2] == [rule, *LINES, ALL]
+
+
+@pytest.mark.parametrize(
+    ("facts", "summary"),
+    [
+        ({"input": 500, "cached": 499}, "hit 99%: 499 of 500 tokens cached"),
+        ({"input": 0, "cached": 0}, "hit ?%: 0 of 0 tokens cached"),
+        ({"input": 5000}, "5,000 tokens, cached tokens not reported"),
+        (
+            {"input": 5000, "cached": 0, "missed": 4000, "cause": "tools reordered"},
+            "hit 0%: 0 of 5,000 tokens cached, 4,000 missed: tools reordered",
+        ),
+        ({"missed": 4000}, "4,000 missed"),
+    ],
+)
+def test_the_first_line_says_what_happened(facts: dict[str, Any], summary: str) -> None:
+    assert draw(BODY, **facts)[0] == summary
 
 
 TOOLS_OF_CHAT = [{"type": "function", "function": {"name": "A"}}, {"type": "web_search"}, 1]
@@ -99,25 +121,25 @@ NO_PROMPT = "There is no prompt: no tools, no system prompt, no messages, no inp
         (
             {"instructions": "be good", "input": "hello", "previous_response_id": "resp_1"},
             ["follows  resp_1"],
-            ["2          7  instructions text  be good", "3          5  input text         hello"],
+            ["2          7  instructions text  be good", "1          5  input text         hello"],
         ),
         (
             {"tools": TOOLS_OF_CHAT, "messages": [{"role": "system", "content": "be good"}]},
             [],
             [
                 "17         69  tools: 3         A, web_search, 1",
-                "20         13  [0] system text  be good",
+                "3         13  [0] system text  be good",
             ],
         ),
         (
             {"tools": {"a": "b"}, "input": [{"type": "item_reference", "id": "1"}]},
             [],
-            ["3         11  tools: 1            None", "6         15  [0] item_reference"],
+            ["3         11  tools: 1            None", "4         15  [0] item_reference"],
         ),
     ],
 )
 def test_other_bodies(body: Any, heading: list[str], lines: list[str]) -> None:
-    drawn = draw(body)[:-2]
+    drawn = draw(body)[:-3]
     assert drawn[:-2] == [*heading, "", "   tokens characters"]
     assert [line.strip() for line in drawn[-2:]] == lines
 
@@ -132,16 +154,25 @@ def test_a_body_without_a_prompt() -> None:
         (b"", ["The body is empty"]),
         (b"[1]", ["The body is no JSON object: [1]"]),
         (b'{"a": }', ["The body is no JSON: Expecting value (character 6 of 7):", '{"a": ▶ }']),
-        (b'{"a":' + b"[" * 100_000, ["The body is nested too deep to be read."]),
-        (b'{"input":' + b"[" * 100_000, ["The body is nested too deep to be read."]),
+        (b'{"a":' + b"[" * 90_000, ["The body is nested too deep to be read."]),
+        (b'{"input":' + b"[" * 90_000, ["The body is nested too deep to be read."]),
     ],
 )
 def test_broken_bodies(content: bytes, lines: list[str]) -> None:
     assert outline(content, Facts()) == lines
 
 
+def test_large_bodies_are_one_line() -> None:
+    size = 32 << 20
+    assert outline(b"{" + b" " * size + b"}", Facts()) == [
+        "The body is too large to be shown: 33,554,434 bytes"
+    ]
+    body = {"messages": [1] * MAX_VALUES}
+    assert draw(body) == ["The body is too large to be shown: over 100,000 values"]
+
+
 def test_many_and_long_things_stay_in_bounds() -> None:
-    evil = "\x1b[31m\u202e</script>中\n" * 20_000
+    evil = "\x1b[31m\u202e</script>中\n" * 100
     block = {"type": evil, "name": evil, "input": {evil: evil}}
     lines = draw(
         {
@@ -155,5 +186,5 @@ def test_many_and_long_things_stay_in_bounds() -> None:
     assert all(line.isprintable() for line in lines)
     assert max(map(width, lines)) <= COLUMNS
     assert "… and 1 more" in " ".join(" ".join(lines).split())
-    assert lines[-3].split(maxsplit=2)[2] == "1 more"
+    assert lines[-4].split(maxsplit=2)[2] == "1 more"
     assert len(lines) < 2 * MAX_PARTS

@@ -1,4 +1,4 @@
-"""Flows as mitmproxy saves them, and facts of requests, made up."""
+"""Flows as mitmproxy saves them, made up."""
 
 import io
 import json
@@ -7,9 +7,6 @@ from typing import Any, TypeAlias
 from mitmproxy import flow, http
 from mitmproxy.io import FlowWriter
 from mitmproxy.test import tflow
-from prompt_cache_key.misses.miss import Miss
-from prompt_cache_key.stats.facts import RequestFacts
-from prompt_cache_key.usage.reader import Usage
 
 Object: TypeAlias = dict[str, Any]
 
@@ -17,7 +14,6 @@ ID = "57f0d592-a068-417f-84b7-fbb2cd013700"
 OTHER = "90474187-a125-4c07-b606-8b7ff354ae9a"
 URL = "https://gateway.test/v1/messages?beta=true"
 WORDS = "words " * 3000
-TIME = 1_795_600_000.0
 
 
 def request_body(session: str = ID, turns: int = 1, **members: Any) -> Object:
@@ -66,15 +62,3 @@ def saved(*flows: flow.Flow) -> bytes:
     for each in flows:
         writer.add(each)
     return file.getvalue()
-
-
-def facts(
-    after: float = 0,
-    usage: Usage | None = None,
-    miss: Miss | None = None,
-    model: str = "m",
-    *,
-    is_first: bool = False,
-) -> RequestFacts:
-    where = "https://gateway.test"
-    return RequestFacts(TIME + after, "main", model, where, "k", usage, is_first, miss)

@@ -1,118 +1,149 @@
 import re
-from itertools import pairwise
+from itertools import starmap
 
 import pytest
-from prompt_cache_key.misses.causes import COUNTDOWN, EXPIRED, KEY, SERVER_SIDE, TOO_MANY
-from prompt_cache_key.misses.miss import Miss
-from prompt_cache_key.report.chart import MAX_BARS, chart, legend, mark, split, swatch
-from prompt_cache_key.stats.facts import RequestFacts, sums
-from prompt_cache_key.usage.reader import Usage
-from unit.report.saved import facts
-
-BROKE = Miss(8000, 3000, "tools reordered", "tools reordered", "tools[0].name", 0, "A", "B")
-
-
-def drawn(*requests: RequestFacts) -> str:
-    return chart(requests, [f"<{number}>" for number in range(len(requests))])
-
-
-@pytest.mark.parametrize(
-    ("kind", "path", "name"),
-    [
-        ("tools reordered", "tools[0].name", "broke"),
-        ("settings changed", "model", "broke"),
-        (COUNTDOWN, "", "broke"),
-        (KEY, "prompt_cache_key", "key"),
-        ("prompt cache key changed", "prompt_cache_key", "key"),
-        (EXPIRED, "", "pause"),
-        (TOO_MANY, "", "busy"),
-        (SERVER_SIDE, "", "own"),
-        ("unavailable", "", "own"),
-    ],
+from prompt_cache_key.report.chart import (
+    MAX_BARS,
+    MAX_SPANS,
+    Chart,
+    percent,
+    requests_chart,
+    split,
+    trend,
 )
-def test_each_kind_of_cause_has_its_mark(kind: str, path: str, name: str) -> None:
-    made = mark(BROKE._replace(kind=kind, path=path))
-    assert f'class="{name}"' in made
-    assert made in legend()
+from prompt_cache_key.usage.reader import Usage
+from unit.requests_made import finished, missed
+
+UNKNOWN = Usage(5000, None, None, None)
+HIT = Usage(10_000, 9999, None, None)
 
 
-def test_the_legend_names_all_parts() -> None:
-    for name in ("cached", "lost", "new", "unknown"):
-        assert swatch(name) in legend()
+def boxes(chart: Chart) -> dict[str, list[tuple[float, float, float]]]:
+    """Return for each part its boxes: left, bottom and height."""
+    pattern = re.compile(r"M([\d.]+) (-?[\d.]+)h\.8v-([\d.]+)h-\.8z")
+    return {
+        name: [tuple(map(float, box)) for box in pattern.findall(path)]  # type: ignore[misc]
+        for name, path in chart.paths
+    }
 
 
-def test_bars() -> None:
-    made = drawn(
-        facts(0, Usage(5000, 0, None, None)),
-        facts(1, Usage(10_000, 3000, None, None), BROKE),
-        facts(2, Usage(2500, None, None, None)),
-        facts(3),
-    )
-    bars = made.split("<g>")[1:]
-    parts = [re.findall(r'class="(\w+)" d="M([\d.]+) ([\d.]+)h.84v-([\d.]+)', bar) for bar in bars]
-    assert parts == [
-        [("new", "0.08", "140.0", "70.0")],
+def test_a_bar_shows_what_became_of_the_tokens_of_a_request() -> None:
+    chart = requests_chart(
         [
-            ("cached", "1.08", "140.0", "42.0"),
-            ("lost", "1.08", "98.0", "70.0"),
-            ("new", "1.08", "28.0", "28.0"),
-        ],
-        [("unknown", "2.08", "140.0", "35.0")],
-        [],
-    ]
-    assert re.findall("<title>(.*?)</title>", made) == [f"&lt;{number}&gt;" for number in range(4)]
-    assert re.findall(r'<svg style="left:([\d.]+)%" viewBox="0 0 12 12">', made) == ["37.50"]
+            finished(0, Usage(5000, 0, None, None)),
+            finished(1, Usage(10_000, 2500, None, None), missed(expected=7500)),
+            finished(2, UNKNOWN),
+            finished(3, None),
+        ]
+    )
+    assert boxes(chart) == {
+        "cached": [(1.1, 100, 25)],
+        "missed": [(1.1, 75, 50)],
+        "new": [(0.1, 100, 50), (1.1, 25, 25)],
+        "unknown": [(2.1, 100, 50)],
+    }
+    assert chart.dots == "M1.5 -7h0"
+    assert chart.scale == ("10.0k", "5.0k", "0")
+    assert [bar.hit_rate for bar in chart.bars] == ["0%", "25%", "?", "?"]
+
+
+def test_parts_that_do_not_occur_have_no_path() -> None:
+    assert [name for name, _ in requests_chart([finished(usage=HIT)]).paths] == ["cached", "new"]
+    assert requests_chart([finished(usage=HIT)]).dots == ""
+
+
+def test_more_cached_tokens_than_the_prompt_has_draw_no_negative_part() -> None:
+    chart = requests_chart([finished(usage=Usage(100, 900, None, None))])
+    assert list(boxes(chart)) == ["cached"]
 
 
 def test_only_the_last_requests_are_drawn() -> None:
-    made = drawn(*(facts(number) for number in range(MAX_BARS + 1)))
-    assert made.count("<g>") == MAX_BARS
-    assert "&lt;0&gt;" not in made
-    assert f"&lt;{MAX_BARS}&gt;" in made
+    chart = requests_chart([finished(number) for number in range(MAX_BARS + 1)])
+    assert len(chart.bars) == chart.width == MAX_BARS
+    assert chart.bars[0].request == finished(1)
+
+
+def test_few_bars_are_not_drawn_wide() -> None:
+    assert requests_chart([finished()]).width == requests_chart([]).width == 24
 
 
 @pytest.mark.parametrize(
-    ("count", "times", "hidden"),
-    [(1, 1, 0), (4, 1, 0), (10, 2, 0), (14, 3, 0), (20, 4, 2), (500, 5, 2)],
-)
-def test_times_fit(count: int, times: int, hidden: int) -> None:
-    """Not more than fit a wide screen, and three on a phone."""
-    made = drawn(*(facts(number) for number in range(count)))
-    labels = re.findall(r"<span(?: class=\"more\")?>(\d\d:\d\d:\d\d)</span>", made)
-    assert len(labels) == times
-    assert made.count('class="more"') == hidden
-    assert all(a < b for a, b in pairwise(labels))
-
-
-def test_times_of_several_days_have_dates() -> None:
-    made = drawn(*(facts(number * 9000) for number in range(20)))
-    assert re.search(r"<span>11-2\d \d\d:\d\d</span>", made)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "labels"),
+    ("tokens", "scale"),
     [
-        (7, ["7", "3.5", "0"]),
-        (2_000, ["2.0k", "1.0k", "0"]),
-        (184_213, ["184.2k", "92.1k", "0"]),
-        (1_500_000, ["1.5M", "750.0k", "0"]),
+        (7, ("7", "3.5", "0")),
+        (2_000, ("2.0k", "1.0k", "0")),
+        (1_500_000, ("1.5M", "750.0k", "0")),
     ],
 )
-def test_numbers_beside_a_chart(tokens: int, labels: list[str]) -> None:
-    made = drawn(facts(usage=Usage(tokens, 0, None, None)))
-    assert re.findall(r"<span>([^<:]*)</span>", made) == labels
+def test_numbers_beside_a_chart(tokens: int, scale: tuple[str, str, str]) -> None:
+    assert requests_chart([finished(usage=Usage(tokens, 0, None, None))]).scale == scale
+
+
+@pytest.mark.parametrize(
+    ("count", "step", "pattern", "labels"),
+    [
+        (1, 1, r"\d\d:\d\d:\d\d", 1),
+        (23, 1, r"\d\d:\d\d:\d\d", 1),
+        (24, 1, r"\d\d:\d\d:\d\d", 2),
+        (24, 9000, r"\d\d-\d\d \d\d:\d\d", 2),
+    ],
+)
+def test_times_beneath_a_chart(count: int, step: int, pattern: str, labels: int) -> None:
+    times = requests_chart([finished(number * step) for number in range(count)]).times
+    assert len(times) == labels
+    assert all(re.fullmatch(pattern, time) for time in times)
+    assert len(set(times)) == labels
+
+
+# --- the trend ----------------------------------------------------------------------------------
+
+
+def test_the_trend_has_a_bar_for_each_span_of_time() -> None:
+    chart = trend(
+        [
+            finished(0, Usage(1000, 500, None, None)),
+            finished(9, Usage(3000, 2500, None, None)),
+            finished(20, Usage(100, 100, None, None)),
+            finished(21, UNKNOWN),
+            finished(22, None),
+        ]
+    )
+    assert [(bar.at, bar.total, bar.hit_rate) for bar in chart.bars] == [
+        (0, 4000, "75%"),
+        (2, 100, "100%"),
+    ]
+    assert boxes(chart) == {"cached": [(0.1, 100, 75), (2.1, 100, 100)], "new": [(0.1, 25, 25)]}
+    assert chart.scale == ("100%", "50%", "0%")
+
+
+@pytest.mark.parametrize("length", [479, 480, 3600, 86_400, 10**7, 10**11])
+def test_the_trend_of_any_time_fits(length: int) -> None:
+    chart = trend([finished(0), finished(length / 2), finished(length)])
+    assert len(chart.bars) == 3
+    assert chart.width <= MAX_SPANS
+    assert chart.bars[-1].at < MAX_SPANS
+
+
+def test_nothing_has_no_trend() -> None:
+    assert trend([]).bars == trend([finished(usage=UNKNOWN)]).bars == []
+
+
+# --- one bar of all -----------------------------------------------------------------------------
 
 
 def test_split() -> None:
-    requests = [
-        facts(usage=Usage(8000, 3000, None, None), miss=BROKE._replace(expected=5000)),
-        facts(usage=Usage(2000, None, None, None)),
+    assert split([30, 20, 0, 50]) == [
+        ("cached", "M0.00 0h30.00v1h-30.00z", 30),
+        ("missed", "M30.00 0h20.00v1h-20.00z", 20),
+        ("unknown", "M50.00 0h50.00v1h-50.00z", 50),
     ]
-    parts = re.findall(r'class="(\w+)" d="M([\d.]+) 0h([\d.]+)v1h', split(sums(requests, None)))
-    assert parts == [
-        ("cached", "0.00", "30.00"),
-        ("lost", "30.00", "20.00"),
-        ("new", "50.00", "30.00"),
-        ("unknown", "80.00", "20.00"),
+    assert split([0, 0, 0, 0]) == []
+
+
+def test_percent_is_rounded_down() -> None:
+    assert list(starmap(percent, [(999, 1000), (1, 1), (0, 5), (0, 0)])) == [
+        "99%",
+        "100%",
+        "0%",
+        "?",
     ]
-    assert "path" not in split(sums([], None))

@@ -136,7 +136,7 @@ def test_the_page_lies_beside_the_file_or_where_it_is_told(file: Path, run: Run)
     for page, arguments in (("saved.flows.html", []), ("x.html", ["-o", f"{file.parent}/x.html"])):
         assert run(*arguments) == (
             f"{file.with_name(page)}: sessions 1, requests 3, prompt tokens 6,000, "
-            "hit rate 50.0 %, lost tokens 0 in 0 requests\n"
+            "hit rate 50%, lost tokens 0 in 0 requests\n"
         )
         html = file.with_name(page).read_text("utf-8")
         assert html.startswith("<!doctype html>")

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from mitmproxy import http
@@ -207,7 +208,8 @@ def test_edit_of_what_has_been_streamed_is_undone(context: Context, log: Log) ->
 # Its place among the addons
 
 
-def test_place_is_before_save_and_given_up_at_the_end(context: Context) -> None:
+def test_place_is_before_save_and_given_up_at_the_end(context: Context, tmp_path: Path) -> None:
+    context.options.confdir = str(tmp_path)
     context.addon.running()
     chain = [type(addon).__name__ for addon in context.master.addons.chain]
     assert chain[chain.index("Save") - 1] == "Wire"
