@@ -52,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int | str | None:
     elif name == "report":
         # Not imported above: a status line can't wait for all of mitmproxy.
         import_module("prompt_cache_key.report.command").main(rest)
+    elif name == "claude":
+        from prompt_cache_key.launcher.launch import launch  # noqa: PLC0415
+
+        return launch(rest, os.environ)
     elif name in TOOLS:
         _run(name, rest)
     elif not name or name.startswith("-"):

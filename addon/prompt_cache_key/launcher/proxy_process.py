@@ -1,0 +1,94 @@
+"""Start the proxy's process, and end it."""
+
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from prompt_cache_key.launcher import LaunchError
+from prompt_cache_key.launcher.task import Ready, Task
+from prompt_cache_key.log import text
+
+START_TIMEOUT = 60.0
+"""Seconds that the proxy has to start."""
+
+END_TIMEOUT = 30.0
+"""Seconds that the proxy has to write report and summary."""
+
+MAX_RECEIVED = 1 << 16
+"""Bytes that are read from the proxy."""
+
+_MAIN = "from prompt_cache_key.launcher.proxy import main; main()"
+_BEFORE_WORDS = re.compile(r"^\[[\d:.]+\] ")
+_NO_REASON = re.compile(r"^Errors? logged during startup")
+
+
+class ProxyProcess:
+    """The proxy's process; `life` is the file descriptor for Claude Code to inherit."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._their_life, self.life = os.pipe()
+        self._from_proxy, self._to_launcher = os.pipe()
+        self._received = b""
+        output = os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
+        self._process = subprocess.Popen(
+            # -P: the working directory is the user's, and may have modules of any name.
+            [sys.executable, "-P", "-c", _MAIN],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            pass_fds=(self._their_life, self._to_launcher),
+        )
+        for each in (self._their_life, self._to_launcher, output):
+            os.close(each)
+
+    def start(self, task: Task) -> Ready:
+        """Let the proxy listen; LaunchError if it does not."""
+        task = task._replace(to_launcher=self._to_launcher, life=self._their_life)
+        with suppress(BrokenPipeError), self._process.stdin as file:  # type: ignore[union-attr]
+            file.write(json.dumps(task._asdict()).encode())
+        self._receive(START_TIMEOUT, b"\n")
+        line, end, self._received = self._received.partition(b"\n")
+        if not end:
+            raise LaunchError(f"the proxy did not start: {_reason(self._log)}")
+        return Ready(**json.loads(line))
+
+    def end(self) -> list[str]:
+        """End the proxy; return the lines of its summary."""
+        has_ended = self._process.poll() is not None
+        self._process.terminate()
+        self._receive(END_TIMEOUT, b"")
+        try:
+            self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for each in (self.life, self._from_proxy):
+            os.close(each)
+        lines = self._received.decode(errors="replace").splitlines()
+        return [*lines, "the proxy ended before Claude Code"] if has_ended else lines
+
+    def _receive(self, seconds: float, end: bytes) -> None:
+        """Read what the proxy says, up to some bytes, the end of the pipe, or a time."""
+        until = time.monotonic() + seconds
+        while not (end and end in self._received) and len(self._received) < MAX_RECEIVED:
+            ready, *_ = select.select([self._from_proxy], [], [], max(0, until - time.monotonic()))
+            received = os.read(self._from_proxy, MAX_RECEIVED) if ready else b""
+            if not received:
+                break
+            self._received += received
+
+
+def _reason(log: Path) -> str:
+    """Return the last line of a log that says something."""
+    lines = log.read_text(errors="replace").splitlines()
+    words = (_BEFORE_WORDS.sub("", line).strip() for line in reversed(lines))
+    found = (line for line in words if line and not _NO_REASON.match(line))
+    return text(next(found, "it said nothing"))
