@@ -1,8 +1,9 @@
 """The launcher: Claude Code through a proxy of its own, `claude-prompt-cache claude …`.
 
 The launcher starts two processes. The proxy has a session of its own, so no key typed at the
-terminal reaches it; its output goes to a log file. Claude Code stays in the launcher's process group
-and has the terminal. The launcher waits for Claude Code, ends the proxy, and shows the summary.
+terminal reaches it; its output goes to a log file. Claude Code stays in the launcher's process
+group and has the terminal. The launcher waits for Claude Code, ends the proxy, and shows the
+summary.
 
 Two pipes connect the three:
 

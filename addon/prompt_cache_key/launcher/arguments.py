@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 from prompt_cache_key.launcher import LaunchError
 
-_COMMANDS = frozenset(
-    "agents attach auth auto-mode doctor gateway import install kill logs mcp plugin plugins purge "
-    "remote-control respawn rm setup-token stop ultrareview update upgrade".split()
-)
+# Of `claude --help`. What they run is elsewhere, or no conversation.
+_COMMANDS = {
+    *("agents", "attach", "auth", "auto-mode", "doctor", "gateway", "import", "install", "kill"),
+    *("logs", "mcp", "plugin", "plugins", "purge", "remote-control", "respawn", "rm"),
+    *("setup-token", "stop", "ultrareview", "update", "upgrade"),
+}
 _ELSEWHERE = {"--bg", "--background", "--cloud", "--desktop", "--tmux"}
 _NO_PROMPT = {"--version", "-v", "--help", "-h"}
 

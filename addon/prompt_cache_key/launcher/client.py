@@ -1,9 +1,9 @@
 """Run Claude Code in the foreground.
 
-Ctrl-C and Ctrl-\\ go from the terminal to the process group, that is to Claude Code and to the
-launcher, which ignores them. The launcher passes SIGTERM and SIGHUP on, and kills a Claude Code that
-does not end then. Where Claude Code stops (Ctrl-Z), the launcher stops too, so that the shell takes
-the terminal back; when the shell continues the launcher, the launcher continues Claude Code.
+The terminal sends Ctrl-C to the process group, that is to Claude Code and to the launcher, which
+ignores it. The launcher passes SIGTERM and SIGHUP on, and kills a Claude Code that does not end
+then. Where Claude Code stops (Ctrl-Z), the launcher stops too, so that the shell takes the terminal
+back; when the shell continues the launcher, the launcher continues Claude Code.
 """
 
 import os

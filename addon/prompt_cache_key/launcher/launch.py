@@ -27,7 +27,7 @@ def launch(given: Sequence[str], process: Mapping[str, str]) -> int | str:
         arguments = parse(given)
         program = shutil.which("claude", path=process.get("PATH"))
         if not program:
-            raise LaunchError("no `claude` on PATH; install Claude Code, or add its folder to PATH")
+            return _error("no `claude` on PATH; install Claude Code, or add its folder to PATH")
         settings = read_settings(arguments.claude, process, Path.cwd())
         environment = settings.environment(process)
         if reason := reason_without_proxy(arguments.claude, environment):
@@ -36,7 +36,7 @@ def launch(given: Sequence[str], process: Mapping[str, str]) -> int | str:
         plan_ = plan(arguments, settings, environment)
         return _run(program, plan_, arguments, settings, process)
     except LaunchError as e:
-        return f"claude-prompt-cache: {e}"
+        return _error(str(e))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
@@ -81,12 +81,15 @@ def _task(plan_: Plan, arguments: Arguments, files: Files) -> Task:
     return Task(mitmdump, mode, str(files.report), temporary, arguments.is_stable)
 
 
+def _error(message: str) -> str:
+    return f"claude-prompt-cache: {message}"
+
+
 def _exit(number: int, _: object) -> NoReturn:
     sys.exit(128 + number)
 
 
 def _say(lines: Iterable[str]) -> None:
-    with suppress(OSError):  # a terminal that has gone
-        for line in lines:
-            sys.stderr.write(f"claude-prompt-cache: {line}\n")
+    with suppress(OSError):  # the terminal may have gone
+        sys.stderr.write("claude-prompt-cache: " + "\n  ".join(lines) + "\n")
         sys.stderr.flush()

@@ -7,11 +7,11 @@
 | Anthropic's own host | no, or `NO_PROXY` excepts it | regular |
 | Anthropic's own host | yes | upstream, to the user's proxy |
 
-In reverse mode our proxy is Claude Code's base URL; the path stands there, as mitmproxy's reverse mode
-takes none. In the other modes our proxy is Claude Code's `HTTPS_PROXY`: Claude Code keeps its base
-URL, and behaves as it does without us. All programs that Claude Code starts inherit this
-`HTTPS_PROXY` and do not trust mitmproxy's certificate, so connections to any other host pass through
-unopened (`allow_hosts`).
+In reverse mode our proxy is Claude Code's base URL; the path stands there, as mitmproxy's reverse
+mode takes none. In the other modes our proxy is Claude Code's `HTTPS_PROXY`: Claude Code keeps its
+base URL, and behaves as it does without us. All programs that Claude Code starts inherit this
+`HTTPS_PROXY` and do not trust mitmproxy's certificate, so connections to any other host pass
+through unopened (`allow_hosts`).
 """
 
 import re
@@ -151,9 +151,10 @@ def _proxy(environment: Mapping[str, str]) -> SplitResult | None:
 def _parsed(text: str) -> SplitResult | None:
     try:
         url = urlsplit(text)
-        return url if url.scheme in _PORTS and url.hostname and url.port != 0 else None
+        is_usable = url.scheme in _PORTS and url.hostname and url.port != 0
     except ValueError:
         return None
+    return url if is_usable else None
 
 
 def _port(url: SplitResult) -> int:

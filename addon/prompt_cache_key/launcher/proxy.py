@@ -1,11 +1,9 @@
 """Run the proxy's process: mitmdump with the addon, for one Claude Code."""
 
 import json
-import os
+import logging
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from mitmproxy import ctx
@@ -33,31 +31,28 @@ class Supervised:
         (server,) = (each for each in servers if each.mode.full_spec == self._task.mode)
         certificate = Path(ctx.options.confdir).expanduser().absolute() / "mitmproxy-ca-cert.pem"
         ready = Ready(server.listen_addrs[0][1], str(certificate))
-        self._tell([json.dumps(ready._asdict())])
+        self._task.tell([json.dumps(ready._asdict())])
         ctx.master.event_loop.add_reader(self._task.life, self._end)
 
     def done(self) -> None:
         """Write the report, and tell the launcher the summary."""
-        sums = _sums(self._addon.state)
-        lines = [*summary(sums, is_stable=self._task.is_stable)]
+        state = self._addon.state
+        sums, skipped = _sums(state), state.skipped.total()
+        lines = [*summary(sums, skipped, is_stable=self._task.is_stable)]
         if sums.requests:
             try:
-                content = _page(self._addon.state).encode(errors="replace")
+                content = _page(state).encode(errors="replace")
                 write_private(Path(self._task.report), content)
                 lines.append(f"report: {self._task.report}")
             except OSError as e:
                 lines.append(f"no report: {e}")
-        self._tell(lines)
+        self._task.tell(lines)
 
     def _end(self) -> None:
         ctx.master.event_loop.remove_reader(self._task.life)
         for path in self._task.temporary:
             Path(path).unlink(missing_ok=True)
         ctx.master.shutdown()
-
-    def _tell(self, lines: Iterable[str]) -> None:
-        with suppress(OSError):  # the launcher may have been killed
-            os.write(self._task.to_launcher, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _sums(state: State) -> Sums:
@@ -75,6 +70,18 @@ def _page(state: State) -> str:
     return page(report_of("Claude Code", sessions))
 
 
+class FirstError(logging.Handler):
+    """Keeps the first error that is logged: mitmproxy ends for it, a few lines later."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.message = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message of the first record."""
+        self.message = self.message or record.getMessage()
+
+
 task: Task | None = None
 """The task of this process; None where no launcher has started it."""
 
@@ -83,4 +90,10 @@ def main() -> None:
     """Run mitmdump for the task on standard input."""
     global task  # noqa: PLW0603  # mitmproxy runs script.py, and passes it nothing
     task = Task(**json.load(sys.stdin))
-    mitmdump(task.arguments)
+    sys.argv[0] = "mitmdump"  # the name in its messages
+    logging.getLogger().addHandler(error := FirstError())
+    try:
+        mitmdump(task.arguments)
+    except SystemExit:
+        task.tell([error.message])
+        raise

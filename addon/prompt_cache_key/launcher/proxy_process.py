@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import select
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from prompt_cache_key.launcher import LaunchError
 from prompt_cache_key.launcher.task import Ready, Task
-from prompt_cache_key.log import text
+from prompt_cache_key.screen_text import cut
 
 START_TIMEOUT = 60.0
 """Seconds that the proxy has to start."""
@@ -23,9 +22,10 @@ END_TIMEOUT = 30.0
 MAX_RECEIVED = 1 << 16
 """Bytes that are read from the proxy."""
 
+COLUMNS = 300
+"""Columns of the reason for which the proxy did not start."""
+
 _MAIN = "from prompt_cache_key.launcher.proxy import main; main()"
-_BEFORE_WORDS = re.compile(r"^\[[\d:.]+\] ")
-_NO_REASON = re.compile(r"^Errors? logged during startup")
 
 
 class ProxyProcess:
@@ -55,10 +55,11 @@ class ProxyProcess:
         with suppress(BrokenPipeError), self._process.stdin as file:  # type: ignore[union-attr]
             file.write(json.dumps(task._asdict()).encode())
         self._receive(START_TIMEOUT, b"\n")
-        line, end, self._received = self._received.partition(b"\n")
-        if not end:
-            raise LaunchError(f"the proxy did not start: {_reason(self._log)}")
-        return Ready(**json.loads(line))
+        line, _, self._received = self._received.partition(b"\n")
+        if line.startswith(b"{"):
+            return Ready(**json.loads(line))
+        reason = line.decode(errors="replace") or _last_line(self._log)
+        raise LaunchError(f"the proxy did not start: {cut(reason, COLUMNS)} (log: {self._log})")
 
     def end(self) -> list[str]:
         """End the proxy; return the lines of its summary."""
@@ -86,9 +87,6 @@ class ProxyProcess:
             self._received += received
 
 
-def _reason(log: Path) -> str:
-    """Return the last line of a log that says something."""
-    lines = log.read_text(errors="replace").splitlines()
-    words = (_BEFORE_WORDS.sub("", line).strip() for line in reversed(lines))
-    found = (line for line in words if line and not _NO_REASON.match(line))
-    return text(next(found, "it said nothing"))
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "the log is empty")

@@ -7,11 +7,6 @@ from prompt_cache_key.stats.sums import Sums, dollars, percent
 
 MAX_CAUSES = 5
 
-NO_REQUEST = (
-    "no request came through this proxy. If you sent a prompt, Claude Code went past it: look for "
-    "ANTHROPIC_BASE_URL, HTTPS_PROXY or NO_PROXY in your organization's managed settings"
-)
-
 STABLE_KINDS = (
     "attribution block changed",
     "total_tokens countdown",
@@ -21,10 +16,16 @@ STABLE_KINDS = (
 """The causes that `--stable` avoids."""
 
 
-def summary(sums: Sums, *, is_stable: bool) -> Iterator[str]:
-    """Yield the lines: hit rate and money, missed tokens by cause, and whether --stable helps."""
+def summary(sums: Sums, skipped: int, *, is_stable: bool) -> Iterator[str]:
+    """Yield the lines: hit rate and money, missed tokens by cause, and whether --stable helps.
+
+    `skipped` are requests that came through the proxy and are not part of the sums.
+    """
+    if not sums.requests and skipped:
+        yield f"{_requests(skipped)} came through this proxy, all skipped: the log has the reasons"
+        return
     if not sums.requests:
-        yield NO_REQUEST
+        yield "no request came through this proxy (managed settings may lead Claude Code past it)"
         return
     yield _headline(sums)
     causes = [*sums.worst_causes()]

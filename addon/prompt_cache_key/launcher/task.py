@@ -1,6 +1,8 @@
 """What the launcher tells the proxy's process, and what the proxy says first."""
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,11 @@ class Task(NamedTuple):
     """A file descriptor: where to write that the proxy listens, and the summary."""
     life: int = -1
     """A file descriptor whose end of file says that launcher and Claude Code have ended."""
+
+    def tell(self, lines: Iterable[str]) -> None:
+        """Write lines to the launcher, unless the launcher was killed."""
+        with suppress(OSError):
+            os.write(self.to_launcher, "".join(f"{line}\n" for line in lines).encode())
 
 
 class Ready(NamedTuple):
