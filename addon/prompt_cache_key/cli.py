@@ -122,7 +122,10 @@ def _run(tool: str, given: Sequence[str]) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     for hint in hints(tool, given, import_module("mitmproxy.version").VERSION):
         sys.stderr.write(f"claude-prompt-cache: {hint}\n")
-    getattr(import_module("mitmproxy.tools.main"), tool)(proxy_arguments(tool, given))
+    try:
+        getattr(import_module("mitmproxy.tools.main"), tool)(proxy_arguments(tool, given))
+    except BrokenPipeError:  # as in: claude-prompt-cache --options | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _status(given: Sequence[str]) -> str:
