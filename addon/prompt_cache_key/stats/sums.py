@@ -176,8 +176,9 @@ def percent(rate: float | None) -> str:
 
 
 def dollars(amount: float) -> str:
-    """Return an amount such as $12.30, or $0.0042 where cents would show nothing."""
-    return f"${amount:.{2 if abs(amount) >= 0.1 else 4}f}"  # noqa: PLR2004
+    """Return an amount such as $12.30, -$0.42, or $0.0042 where cents would show nothing."""
+    sign, size = "-" if amount < 0 else "", abs(amount)
+    return f"{sign}${size:.{2 if size >= 0.01 or not size else 4}f}"  # noqa: PLR2004
 
 
 def thousands(tokens: int) -> str:
