@@ -82,10 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int | str | None:
 
 def proxy_arguments(tool: str, given: Sequence[str]) -> list[str]:
     """Return the arguments for one of mitmproxy's tools: ours, and those that were given."""
-    # What is given wins over what stands before it, and the user's config.yaml over each --set.
     ours = ["--listen-host", "127.0.0.1", "-s", str(_SCRIPT)]
     modes = _modes(given)
-    if modes and all(mode.startswith("reverse:") for mode in modes):
+    are_reverse = modes and all(mode.startswith("reverse:") for mode in modes)
+    # mitmproxy ends where an option is given twice; the user's config.yaml wins over any --set.
+    if are_reverse and not any("connection_strategy" in each for each in given):
         ours += ["--set", "connection_strategy=lazy"]
     # Not replaced but added to by one more --set.
     if tool == "mitmweb" and not any("web_columns" in each for each in given):

@@ -18,6 +18,7 @@ from prompt_cache_key.launcher.plan import CERTIFICATES, HOST, Plan, plan
 from prompt_cache_key.launcher.proxy_process import ProxyProcess
 from prompt_cache_key.launcher.task import Task, write_private
 
+_TRUSTED = "ssl_verify_upstream_trusted_ca"
 _SCRIPT = Path(__file__).with_name("script.py")
 
 
@@ -53,11 +54,10 @@ def _run(
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _exit)
     with Files.make() as files:
-        write_bundle(files.trusted, authorities(extra))
         proxy = ProxyProcess(files.log)
         status = None
         try:
-            ready = proxy.start(_task(plan_, arguments, files))
+            ready = proxy.start(_task(plan_, arguments, files, extra))
             variables = plan_.variables(ready.port)
             if not plan_.is_reverse:
                 variables[CERTIFICATES] = write_bundle(files.accepted, [ready.certificate, extra])
@@ -70,12 +70,15 @@ def _run(
         return status
 
 
-def _task(plan_: Plan, arguments: Arguments, files: Files) -> Task:
+def _task(plan_: Plan, arguments: Arguments, files: Files, extra: str) -> Task:
     mode = f"{plan_.mode}@{HOST}:0"
-    mitmdump = ["--listen-host", HOST, "-s", str(_SCRIPT), "--mode", mode]
-    for each in arguments.modes:
+    options = plan_.options
+    if not any(option.startswith(f"{_TRUSTED}=") for option in options):
+        options = (f"{_TRUSTED}={write_bundle(files.trusted, authorities(extra))}", *options)
+    mitmdump = ["--listen-host", HOST, "-s", str(_SCRIPT)]
+    for each in (mode, *arguments.modes):
         mitmdump += ["--mode", each]
-    for each in (f"ssl_verify_upstream_trusted_ca={files.trusted}", *plan_.options):
+    for each in options:
         mitmdump += ["--set", each]
     temporary = [str(path) for path in files.temporary]
     return Task(mitmdump, mode, str(files.report), temporary, arguments.is_stable)

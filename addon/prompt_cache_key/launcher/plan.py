@@ -96,6 +96,9 @@ def plan(arguments: Arguments, settings: ClaudeSettings, environment: Mapping[st
     options = ["flow_detail=0", *route.options]
     if environment.get("NODE_TLS_REJECT_UNAUTHORIZED") == "0":
         options.append("ssl_insecure=true")
+    # mitmproxy ends where an option is given twice.
+    given = {option.partition("=")[0] for option in arguments.options}
+    options = [option for option in options if option.partition("=")[0] not in given]
     claude = settings.arguments
     if arguments.is_stable:
         for name, value in STABLE.items():

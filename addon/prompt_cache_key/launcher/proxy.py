@@ -91,6 +91,7 @@ def main() -> None:
     global task  # noqa: PLW0603  # mitmproxy runs script.py, and passes it nothing
     task = Task(**json.load(sys.stdin))
     sys.argv[0] = "mitmdump"  # the name in its messages
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is the log file
     logging.getLogger().addHandler(error := FirstError())
     try:
         mitmdump(task.arguments)
