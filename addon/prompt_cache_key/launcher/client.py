@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-GRACE = 10
+GRACE = 10.0
 """Seconds that Claude Code has to end after a signal that was passed on."""
 
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
@@ -26,7 +26,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], inherited: int) 
     def pass_on(number: int, _: object) -> None:
         if pid:
             _kill(pid, number)
-            signal.alarm(GRACE)
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
         else:
             early.append(number)
 
@@ -46,7 +46,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], inherited: int) 
             pass_on(number, None)
         process.returncode = _wait(pid)
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode

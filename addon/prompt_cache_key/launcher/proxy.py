@@ -27,12 +27,9 @@ class Supervised:
 
     def running(self) -> None:
         """Tell the launcher the port, and end when launcher and Claude Code have ended."""
-        servers = ctx.master.addons.get("proxyserver").servers
-        (server,) = (each for each in servers if each.mode.full_spec == self._task.mode)
-        certificate = Path(ctx.options.confdir).expanduser().absolute() / "mitmproxy-ca-cert.pem"
-        ready = Ready(server.listen_addrs[0][1], str(certificate))
-        self._task.tell([json.dumps(ready._asdict())])
         ctx.master.event_loop.add_reader(self._task.life, self._end)
+        # mitmproxy makes its certificate in a `running` hook too, which comes after this one.
+        ctx.master.event_loop.call_soon(self._tell_port)
 
     def done(self) -> None:
         """Write the report, and tell the launcher the summary."""
@@ -47,6 +44,13 @@ class Supervised:
             except OSError as e:
                 lines.append(f"no report: {e}")
         self._task.tell(lines)
+
+    def _tell_port(self) -> None:
+        servers = ctx.master.addons.get("proxyserver").servers
+        (server,) = (each for each in servers if each.mode.full_spec == self._task.mode)
+        certificate = Path(ctx.options.confdir).expanduser().absolute() / "mitmproxy-ca-cert.pem"
+        ready = Ready(server.listen_addrs[0][1], str(certificate))
+        self._task.tell([json.dumps(ready._asdict())])
 
     def _end(self) -> None:
         ctx.master.event_loop.remove_reader(self._task.life)

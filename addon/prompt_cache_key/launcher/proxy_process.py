@@ -66,11 +66,9 @@ class ProxyProcess:
         has_ended = self._process.poll() is not None
         self._process.terminate()
         self._receive(END_TIMEOUT, b"")
-        try:
-            self._process.wait(1)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        # It closes the pipe when it ends, or it does not end.
+        self._process.kill()
+        self._process.wait()
         for each in (self.life, self._from_proxy):
             os.close(each)
         lines = self._received.decode(errors="replace").splitlines()
