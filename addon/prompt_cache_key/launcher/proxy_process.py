@@ -25,7 +25,7 @@ MAX_RECEIVED = 1 << 16
 COLUMNS = 300
 """Columns of the reason for which the proxy did not start."""
 
-_MAIN = "from prompt_cache_key.launcher.proxy import main; main()"
+_MAIN = "from prompt_cache_key.launcher.proxy_main import main; main()"
 
 
 class ProxyProcess:

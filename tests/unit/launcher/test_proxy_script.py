@@ -2,7 +2,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 from prompt_cache_key.hooks import PromptCacheKey
-from prompt_cache_key.launcher import launch, proxy
+from prompt_cache_key.launcher import launch, proxy_main
 from prompt_cache_key.launcher.task import Task
 
 
@@ -17,10 +17,10 @@ def addons() -> list[object]:
 
 
 def test_a_proxy_of_a_launcher_is_supervised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy, "task", Task([], "", "", [], is_stable=False))
+    monkeypatch.setattr(proxy_main, "task", Task([], "", "", [], is_stable=False))
     addon, supervised = addons()
     assert isinstance(addon, PromptCacheKey)
-    assert isinstance(supervised, proxy.Supervised)
+    assert isinstance(supervised, proxy_main.Supervised)
 
 
 def test_any_other_is_not() -> None:

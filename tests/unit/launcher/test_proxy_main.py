@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prompt_cache_key.launcher import proxy
-from prompt_cache_key.launcher.proxy import Supervised
+from prompt_cache_key.launcher import proxy_main
+from prompt_cache_key.launcher.proxy_main import Supervised
 from prompt_cache_key.launcher.task import Task
 from unit.context import Context, usage
 
@@ -110,7 +110,7 @@ def started(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lau
     monkeypatch.setattr(sys, "stdin", io.StringIO(given))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.setattr(sys, "argv", ["-c"])
-    monkeypatch.setattr(proxy, "task", None)
+    monkeypatch.setattr(proxy_main, "task", None)
     handlers = [*logging.getLogger().handlers]
     yield launcher
     logging.getLogger().handlers = handlers
@@ -121,9 +121,11 @@ def test_main_runs_mitmdump_for_the_task(
 ) -> None:
     ran: list[Any] = []
     monkeypatch.setattr(
-        proxy, "mitmdump", lambda arguments: ran.append((arguments, proxy.task, sys.argv[0]))
+        proxy_main,
+        "mitmdump",
+        lambda arguments: ran.append((arguments, proxy_main.task, sys.argv[0])),
     )
-    proxy.main()
+    proxy_main.main()
     ((arguments, task, name),) = ran
     assert (arguments, name) == (["--mode", MODE], "mitmdump")
     assert task == started.task._replace(arguments=arguments)
@@ -138,7 +140,7 @@ def test_main_tells_the_launcher_the_first_error(
         logging.getLogger("any").error("and more")
         sys.exit(1)
 
-    monkeypatch.setattr(proxy, "mitmdump", fail)
+    monkeypatch.setattr(proxy_main, "mitmdump", fail)
     with pytest.raises(SystemExit):
-        proxy.main()
+        proxy_main.main()
     assert started.heard() == ["bad option"]

@@ -92,7 +92,7 @@ task: Task | None = None
 
 def main() -> None:
     """Run mitmdump for the task on standard input."""
-    global task  # noqa: PLW0603  # mitmproxy runs script.py, and passes it nothing
+    global task  # noqa: PLW0603  # mitmproxy runs proxy_script.py, and passes it nothing
     task = Task(**json.load(sys.stdin))
     sys.argv[0] = "mitmdump"  # the name in its messages
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is the log file
