@@ -1,32 +1,44 @@
-"""The command `claude-prompt-cache`: the proxy with the addon, the report, the status line."""
+"""Run the command `claude-prompt-cache`: proxy, Claude Code, report, status line."""
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection, HTTPException
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlencode
 
+from prompt_cache_key import __version__
 from prompt_cache_key.status_line import listener_of, session_of, status
 
 TOOLS = ("mitmdump", "mitmproxy", "mitmweb")
 
 HELP = """\
-usage: claude-prompt-cache [mitmdump|mitmproxy|mitmweb] [options]
+usage: claude-prompt-cache claude [--to URL] [--stable] [--set NAME=VALUE] [--mode MODE] [--] …
+       claude-prompt-cache [mitmdump|mitmproxy|mitmweb] [options]
        claude-prompt-cache report FILE [options]
        claude-prompt-cache status [options]
+       claude-prompt-cache --version
 
-The first runs mitmproxy's tool with the addon, on 127.0.0.1:8080 unless the options, which are the
-tool's own, say otherwise:
-  claude-prompt-cache --mode reverse:http://YOUR-GATEWAY
-  ANTHROPIC_BASE_URL=http://127.0.0.1:8080 claude
+claude  run Claude Code through a proxy of its own; what follows are Claude Code's arguments
+  --to URL          the gateway (default: what Claude Code's settings and environment say)
+  --stable          set Claude Code's switches that keep the beginning of a prompt unchanged
+  --set NAME=VALUE  an option of the addon or of mitmproxy; may be repeated
+  --mode MODE       one more listener, as for a translator's calls; may be repeated:
+                    --mode reverse:https://api.openai.com@8082
 
-report  write a page that says what saved flows got from the prompt cache, and why not more
+mitmdump, mitmproxy, mitmweb
+        run the tool with the addon, on 127.0.0.1:8080 unless its own options say otherwise:
+        claude-prompt-cache --mode reverse:http://YOUR-GATEWAY
+        Where each --mode is reverse, the gateway is connected to when a request needs it
+        (connection_strategy=lazy).
+
+report  write a page that says what saved flows read from the prompt cache, and what they missed
 status  print a line for Claude Code's status line, if such a proxy runs
 
-Each has a --help of its own, as has: claude-prompt-cache mitmdump --help"""
+The last two and the tools have a --help of their own."""
 
 TIMEOUT = 0.5
 """Seconds to wait for the proxy: a status line has to be there at once, or not at all."""
@@ -37,6 +49,8 @@ MAX_SIZE = 8 << 20
 # mitmweb's own, and the comment behind them, where it is apart from its neighbours.
 _COLUMNS = ("tls", "icon", "path", "method", "status", "size", "time", "comment")
 
+_MITMWEB_FIXED = (11, 1, 2)
+
 _SCRIPT = Path(__file__).parent / "script.py"
 
 
@@ -46,33 +60,73 @@ def main(arguments: Sequence[str] | None = None) -> int | str | None:
     name, rest = (given[0], given[1:]) if given else ("", [])
     if name in ("-h", "--help"):
         print(HELP)  # noqa: T201
+    elif name == "claude":
+        # Not imported above, like the tools below: a status line can't wait for all of mitmproxy.
+        from prompt_cache_key.launcher.launch import launch  # noqa: PLC0415
+
+        return launch(rest, os.environ)
     elif name == "status":
         if line := _status(rest):
             print(line)  # noqa: T201
     elif name == "report":
-        # Not imported above: a status line can't wait for all of mitmproxy.
         import_module("prompt_cache_key.report.command").main(rest)
     elif name in TOOLS:
         _run(name, rest)
     elif not name or name.startswith("-"):
         _run(TOOLS[0], given)
     else:
-        return f"claude-prompt-cache: {name} is none of {', '.join(TOOLS)}, report, status"
+        names = ", ".join(("claude", *TOOLS, "report", "status"))
+        return f"claude-prompt-cache: {name!r} is not one of {names}; see --help"
     return None
 
 
 def proxy_arguments(tool: str, given: Sequence[str]) -> list[str]:
     """Return the arguments for one of mitmproxy's tools: ours, and those that were given."""
     ours = ["--listen-host", "127.0.0.1", "-s", str(_SCRIPT)]
-    # A list is added to, not replaced, by one more --set. What the user's config.yaml has wins.
+    modes = _modes(given)
+    are_reverse = modes and all(mode.startswith("reverse:") for mode in modes)
+    # mitmproxy ends where an option is given twice; the user's config.yaml wins over any --set.
+    if are_reverse and not any("connection_strategy" in each for each in given):
+        ours += ["--set", "connection_strategy=lazy"]
+    # Not replaced but added to by one more --set.
     if tool == "mitmweb" and not any("web_columns" in each for each in given):
         for column in _COLUMNS:
             ours += ["--set", f"web_columns={column}"]
     return [*ours, *given]
 
 
+def hints(tool: str, given: Sequence[str], mitmproxy_version: str) -> Iterator[str]:
+    """Yield what the user should know before a tool starts."""
+    for mode in _modes(given):
+        kind, _, server = mode.partition(":")
+        if kind == "reverse" and server and "://" not in server:
+            yield f"{mode} means https; for plain http: --mode reverse:http://{server}"
+    numbers = tuple(int(number) for number in re.findall(r"[0-9]+", mitmproxy_version)[:3])
+    if tool == "mitmweb" and numbers < _MITMWEB_FIXED:
+        yield (
+            f"mitmweb {mitmproxy_version} has a known hole (CVE-2025-23217); with Python 3.12 or "
+            "newer you get a fixed one"
+        )
+
+
+def _modes(given: Sequence[str]) -> list[str]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-m", "--mode", action="append", default=[])
+    modes: list[str] = parser.parse_known_args(given)[0].mode
+    return modes
+
+
 def _run(tool: str, given: Sequence[str]) -> None:
-    getattr(import_module("mitmproxy.tools.main"), tool)(proxy_arguments(tool, given))
+    if "--version" in given:
+        print(f"claude-prompt-cache: {__version__}")  # noqa: T201
+    # A file or a pipe would else get the log a block at a time.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    for hint in hints(tool, given, import_module("mitmproxy.version").VERSION):
+        sys.stderr.write(f"claude-prompt-cache: {hint}\n")
+    try:
+        getattr(import_module("mitmproxy.tools.main"), tool)(proxy_arguments(tool, given))
+    except BrokenPipeError:  # as in: claude-prompt-cache --options | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _status(given: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from lib import ADDON, ROOT
 from lib.client import post, request_body, without_key
 from lib.mitmdump import Mitmdump
 from lib.server import Server
+from prompt_cache_key import __version__
 
 pytestmark = pytest.mark.client
 
@@ -65,8 +66,14 @@ def test_wheel(tmp_path: Path) -> None:
         names = archive.namelist()
     assert {name for name in names if ".dist-info/" not in name} == files
 
-    python = venv(tmp_path / "venv", wheel)
+    python = venv(tmp_path / "venv", f"{wheel}[redis,prices]")
     assert not has_module(python, "msgspec")
+    assert has_module(python, "redis")
+    # mitmproxy 11, the newest for Python 3.11, cannot stand beside it.
+    assert has_module(python, "genai_prices") is (sys.version_info >= (3, 12))
+    command = [str(python.with_name("claude-prompt-cache")), "--version"]
+    version = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert version.startswith(f"claude-prompt-cache: {__version__}\nMitmproxy: ")
     script = tmp_path / "mine.py"
     script.write_text(
         "from prompt_cache_key.hooks import PromptCacheKey; addons = [PromptCacheKey()]\n"

@@ -10,7 +10,9 @@ import pytest
 from lib import free_port
 from lib.messages import Reply
 from lib.server import Server
-from prompt_cache_key.cli import main, proxy_arguments
+from prompt_cache_key import __version__
+from prompt_cache_key.cli import TOOLS, hints, main, proxy_arguments
+from prompt_cache_key.launcher import launch
 
 REQUEST = {"time": 1, "usage": {"input": 1000, "cached": 962}}
 FACTS = {"sums": {"requests": 3}, "sessions": [{"requests": [REQUEST]}]}
@@ -41,20 +43,114 @@ def give(monkeypatch: pytest.MonkeyPatch, given: bytes) -> None:
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) is None
-    assert capsys.readouterr().out.startswith("usage: claude-prompt-cache [mitmdump|")
+    assert capsys.readouterr().out.startswith("usage: claude-prompt-cache claude [--to URL]")
 
 
 def test_an_unknown_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["claude-prompt-cache", "mitmdmup"])
-    assert str(main()).startswith("claude-prompt-cache: mitmdmup is none of mitmdump, ")
+    assert str(main()).startswith("claude-prompt-cache: 'mitmdmup' is not one of claude, ")
+
+
+def test_claude_gets_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    got: list[object] = []
+
+    def record(*arguments: object) -> int:
+        got.extend(arguments)
+        return 7
+
+    monkeypatch.setattr(launch, "launch", record)
+    assert main(["claude", "--stable", "-p"]) == 7
+    assert got == [["--stable", "-p"], os.environ]
 
 
 @pytest.mark.usefixtures("keep_logging")
 @pytest.mark.parametrize("given", [["mitmdump", "--version"], ["--version"]])
-def test_a_tool_runs(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_our_version_stands_beside_mitmproxys(
+    given: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         main(given)
-    assert capsys.readouterr().out.startswith("Mitmproxy: 1")
+    ours, theirs, *_ = capfd.readouterr().out.splitlines()
+    assert ours == f"claude-prompt-cache: {__version__}"
+    assert theirs.startswith("Mitmproxy: 1")
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Let mitmproxy's tools record their arguments."""
+    runs: list[list[str]] = []
+    for name in TOOLS:
+        monkeypatch.setattr(f"mitmproxy.tools.main.{name}", runs.append)
+    return runs
+
+
+def test_a_log_in_a_file_gets_each_line_at_once(
+    tool: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr("sys.stdout", file)
+    main([])
+    assert tool == [proxy_arguments("mitmdump", [])]
+    assert file.line_buffering
+
+
+def test_a_reader_that_has_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def tell(_: list[str]) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("mitmproxy.tools.main.mitmdump", tell)
+    with (tmp_path / "out").open("w") as file:
+        monkeypatch.setattr("sys.stdout", file)
+        assert main(["--options"]) is None
+        file.write("more")
+    assert (tmp_path / "out").read_text() == ""
+
+
+def test_hints_go_before_the_tool(tool: list[list[str]], capfd: pytest.CaptureFixture[str]) -> None:
+    main(["--mode", "reverse:gateway:4000"])
+    assert "reverse:http://gateway:4000" in capfd.readouterr().err
+    assert tool
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "version", "words"),
+    [
+        ("mitmdump", ["-m", "reverse:gateway:4000"], "12.3.1", "means https"),
+        ("mitmdump", ["--mode=reverse:gateway@8082"], "12.3.1", "means https"),
+        ("mitmweb", [], "11.0.2", "CVE-2025-23217"),
+    ],
+)
+def test_a_hint(name: str, given: list[str], version: str, words: str) -> None:
+    (hint,) = hints(name, given, version)
+    assert words in hint
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "version"),
+    [
+        ("mitmdump", ["-m", "reverse:http://gateway:4000", "--mode", "regular"], "11.0.2"),
+        ("mitmdump", ["--mode", "reverse:"], "12.3.1"),
+        ("mitmweb", [], "11.1.2"),
+        ("mitmweb", [], "12.3.1"),
+    ],
+)
+def test_no_hint(name: str, given: list[str], version: str) -> None:
+    assert not [*hints(name, given, version)]
+
+
+@pytest.mark.parametrize(
+    ("given", "is_lazy"),
+    [
+        ([], False),
+        (["--mode", "regular"], False),
+        (["--mode", "reverse:http://a"], True),
+        (["-m", "reverse:http://a", "--mode=reverse:https://b@8082"], True),
+        (["-m", "reverse:http://a", "--mode", "regular@8082"], False),
+        (["-m", "reverse:http://a", "--set", "connection_strategy=eager"], False),
+    ],
+)
+def test_lazy_where_each_listener_is_in_reverse_mode(given: list[str], is_lazy: bool) -> None:
+    assert ("connection_strategy=lazy" in proxy_arguments("mitmdump", given)) is is_lazy
 
 
 def test_the_addon_and_the_listener() -> None:

@@ -1,0 +1,104 @@
+"""Run the proxy's process: mitmdump with the addon, for one Claude Code."""
+
+import json
+import logging
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from mitmproxy import ctx
+from mitmproxy.tools.main import mitmdump
+
+from prompt_cache_key.hooks import PromptCacheKey
+from prompt_cache_key.launcher.summary import summary
+from prompt_cache_key.launcher.task import Ready, Task, write_private
+from prompt_cache_key.report.page import page
+from prompt_cache_key.state import State
+from prompt_cache_key.stats.facts import RequestFacts, report_of
+from prompt_cache_key.stats.sums import CauseSum, Sums
+
+
+class Supervised:
+    """The addon of a proxy that a launcher has started: says where it listens, sums up, ends."""
+
+    def __init__(self, addon: PromptCacheKey, task: Task) -> None:
+        self._addon = addon
+        self._task = task
+
+    def running(self) -> None:
+        """Tell the launcher the port, and end when launcher and Claude Code have ended."""
+        ctx.master.event_loop.add_reader(self._task.life, self._end)
+        # mitmproxy makes its certificate in a `running` hook too, which comes after this one.
+        ctx.master.event_loop.call_soon(self._tell_port)
+
+    def done(self) -> None:
+        """Write the report, and tell the launcher the summary."""
+        state = self._addon.state
+        sums, skipped = _sums(state), state.skipped.total()
+        lines = [*summary(sums, skipped, is_stable=self._task.is_stable)]
+        if sums.requests:
+            try:
+                content = _page(state).encode(errors="replace")
+                write_private(Path(self._task.report), content)
+                lines.append(f"report: {self._task.report}")
+            except OSError as e:
+                lines.append(f"no report: {e}")
+        self._task.tell(lines)
+
+    def _tell_port(self) -> None:
+        servers = ctx.master.addons.get("proxyserver").servers
+        (server,) = (each for each in servers if each.mode.full_spec == self._task.mode)
+        certificate = Path(ctx.options.confdir).expanduser().absolute() / "mitmproxy-ca-cert.pem"
+        ready = Ready(server.listen_addrs[0][1], str(certificate))
+        self._task.tell([json.dumps(ready._asdict())])
+
+    def _end(self) -> None:
+        ctx.master.event_loop.remove_reader(self._task.life)
+        for path in self._task.temporary:
+            Path(path).unlink(missing_ok=True)
+        ctx.master.shutdown()
+
+
+def _sums(state: State) -> Sums:
+    total = state.totals.all
+    causes = {name: CauseSum(*counts) for name, counts in total.causes.items()}
+    sums = Sums(requests=total.requests, input=total.input, causes=causes)
+    sums.measured, sums.cached, sums.missed = total.measured, total.cached, total.lost
+    return sums
+
+
+def _page(state: State) -> str:
+    sessions: defaultdict[str, list[RequestFacts]] = defaultdict(list)
+    for session, request in state.recent.copy():
+        sessions[session].append(request)
+    return page(report_of("Claude Code", sessions))
+
+
+class FirstError(logging.Handler):
+    """Keeps the first error that is logged: mitmproxy ends for it, a few lines later."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.message = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message of the first record."""
+        self.message = self.message or record.getMessage()
+
+
+task: Task | None = None
+"""The task of this process; None where no launcher has started it."""
+
+
+def main() -> None:
+    """Run mitmdump for the task on standard input."""
+    global task  # noqa: PLW0603  # mitmproxy runs proxy_script.py, and passes it nothing
+    task = Task(**json.load(sys.stdin))
+    sys.argv[0] = "mitmdump"  # the name in its messages
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is the log file
+    logging.getLogger().addHandler(error := FirstError())
+    try:
+        mitmdump(task.arguments)
+    except SystemExit:
+        task.tell([error.message])
+        raise
