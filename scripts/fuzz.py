@@ -297,15 +297,12 @@ def check_stream(raw: bytes, cuts: list[int]) -> None:
         expect(whole == raw)
         return Body(whole).with_key(KEY)
 
-    for length in (len(raw), None):
-        stream = HeldRequest(edit, length)
-        sent = [part for chunk in [*parts(raw, cuts), b""] for part in stream(chunk)]
-        expect(all(sent))
-        came = b"".join(sent)
-        if length:
-            expect(len(came) == length + MEMBER_SIZE)
-        is_edited = not stream.problem and (length or parsed(raw))
-        expect(came.rstrip() == (edit(raw) if is_edited else raw).rstrip())
+    stream = HeldRequest(len(raw), edit)
+    sent = [part for chunk in [*parts(raw, cuts), b""] for part in stream(chunk)]
+    expect(all(sent))
+    came = b"".join(sent)
+    expect(len(came) == (len(raw) + MEMBER_SIZE if raw else 0))
+    expect(came.rstrip() == (raw if stream.problem or not raw else edit(raw)).rstrip())
 
 
 def check_prefix(raw: bytes, cuts: list[int]) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection, HTTPException
 from importlib import import_module
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from prompt_cache_key import __version__
-from prompt_cache_key.status_line import listener_of, session_of, status
+from prompt_cache_key.live_page import page_file
+from prompt_cache_key.status_line import session_of, status
 
 TOOLS = ("mitmdump", "mitmproxy", "mitmweb")
 
@@ -132,28 +133,29 @@ def _run(tool: str, given: Sequence[str]) -> None:
 def _status(given: Sequence[str]) -> str:
     parser = argparse.ArgumentParser(
         prog="claude-prompt-cache status",
-        description="Print what a session got from the prompt cache in one line: that of the JSON "
-        "on standard input, as Claude Code gives it to status-line commands; on a terminal, all.",
+        description="Print what a session read from the prompt cache in one line: the session of "
+        "the JSON on standard input, as Claude Code gives it to status-line commands; on a "
+        "terminal, all sessions.",
     )
-    help_ = "where the proxy listens (default: as ANTHROPIC_BASE_URL or HTTPS_PROXY say, or 8080)"
-    parser.add_argument("--port", type=int, help=help_)
-    help_ = "its option prompt_cache_page (default: %(default)s)"
-    parser.add_argument("--page", default="/prompt-cache", help=help_)
-    options = parser.parse_args(given)
-    host, port = listener_of(os.environ)
-    query = ""
-    if not sys.stdin.isatty():
-        if not (session := session_of(sys.stdin.buffer.read(MAX_SIZE))):
-            return ""
-        query = "?" + urlencode({"session": session}, errors="replace")
-    return status(_get(host, options.port or port, f"{options.page}.json{query}"))
+    help_ = "mitmproxy's confdir, in which the proxy says where its page is (default: %(default)s)"
+    parser.add_argument("--confdir", type=Path, default=Path("~/.mitmproxy"), help=help_)
+    folder = parser.parse_args(given).confdir.expanduser()
+    url = page_file.find(folder, os.environ)
+    if sys.stdin.isatty():
+        return status(_get(f"{url}facts.json")) if url else "no proxy at work"
+    handed = sys.stdin.buffer.read(MAX_SIZE)
+    if not (session := session_of(handed)):
+        return ""
+    query = urlencode({"session": session}, errors="replace")
+    return status(_get(f"{url}facts.json?{query}") if url else b"", handed)
 
 
-def _get(host: str, port: int, path: str) -> bytes:
-    """Return what is there, without a proxy; b"" if nothing is."""
-    connection = HTTPConnection(host, port, timeout=TIMEOUT)
+def _get(url: str) -> bytes:
+    """Return what the proxy on this machine answers; b"" if nothing does."""
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT)
     try:
-        connection.request("GET", path)
+        connection.request("GET", f"{parts.path}?{parts.query}" if parts.query else parts.path)
         return connection.getresponse().read(MAX_SIZE)
     except (OSError, HTTPException, ValueError):
         return b""

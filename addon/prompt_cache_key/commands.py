@@ -19,9 +19,8 @@ from prompt_cache_key.report.page import page
 from prompt_cache_key.report.saved_flows import finished_in, read
 from prompt_cache_key.sessions_table import COLUMNS, table
 from prompt_cache_key.state import State
+from prompt_cache_key.stats.money import at_hand, load
 from prompt_cache_key.stats.report import report_of
-from prompt_cache_key.stats.sessions import Row
-from prompt_cache_key.stats.sums import CauseSum, Sums
 
 
 class Commands:
@@ -32,19 +31,20 @@ class Commands:
 
     @command.command("promptcache.sessions")
     def sessions(self) -> types.Data:
-        """Show the sessions: their keys, and what they got from the cache."""
+        """Show the sessions: their keys, and what they read from the cache."""
         # A row of one cell: the console gives each cell the same width.
         columns = max(COLUMNS, get_terminal_size().columns * 4 // 5 - 2)
-        return cast("types.Data", [[line] for line in table(rows(self.state), columns)])
+        lines = table(self.state.sessions.rows(), columns, at_hand())
+        return cast("types.Data", [[line] for line in lines])
 
     @command.command("promptcache.forget")
     def forget(self, session: str) -> None:
-        """End a session's mappings: its next request gets a new key. The id's beginning will do."""
+        """Evict a session's keys: its next request gets a new one. The id's beginning will do."""
         state = self.state
-        found = [each for each in state.totals.sessions if session and each.startswith(session)]
+        found = state.sessions.ids(session) if session else []
         if len(found) == 1:
             session = found[0]
-        names = {*state.keys.names(session), *state.totals.names(session)}
+        names = {*state.keys.names(session), *state.sessions.mappings(session)}
         if not names:
             several = f"; {len(found)} sessions begin so" if found else ""
             raise exceptions.CommandError(f"no key is known for session {text(session)}{several}")
@@ -57,7 +57,7 @@ class Commands:
 
     @command.command("promptcache.explain")
     def explain(self, flow: Flow) -> None:
-        """Say what a prompt lost and why, or whether it began like the one before it."""
+        """Explain a miss, or say whether the prompt continues the one before it."""
         if not (this := read(flow)):
             raise exceptions.CommandError("the flow shows no Claude Code session")
         earlier = list(islice(_before(flow, this), KEPT_EACH))
@@ -74,23 +74,16 @@ class Commands:
         flows = sorted(_all_flows(), key=lambda flow: flow.timestamp_created)
         target = Path(path).expanduser()
         try:
-            target.write_text(page(report_of("mitmproxy", finished_in(flows))), "utf-8")
+            target.write_text(
+                page(report_of("mitmproxy", finished_in(flows), prices=load())), "utf-8"
+            )
         except OSError as e:
             raise exceptions.CommandError(f"no report: {text(str(e))}") from None
         _answer(f"report of {len(flows)} flows in {text(str(target))}")
 
 
-def rows(state: State) -> Iterator[Row]:
-    """Yield what each session's agents had of each model, the newest session last."""
-    for session, agent, model, row in state.totals.rows():
-        causes = {cause: CauseSum(*sums) for cause, sums in row.causes.items()}
-        sums = Sums(row.requests, input=row.input, measured=row.measured, cached=row.cached)
-        sums.missed, sums.causes = row.lost, causes
-        yield Row(session, agent, model, row.key, row.state, row.scope, sums=sums)
-
-
 def _before(flow: Flow, this: FinishedRequest) -> Iterator[FinishedRequest]:
-    """Yield earlier requests of who speaks in a flow, the latest first."""
+    """Yield the earlier requests of a flow's conversation, the latest first."""
     before = [each for each in _all_flows() if each.timestamp_created < flow.timestamp_created]
     for each in sorted(before, key=lambda each: -each.timestamp_created):
         if each.metadata.get("claude_session", this.session) == this.session:
@@ -107,6 +100,6 @@ def _all_flows() -> Sequence[Flow]:
 
 
 def _answer(line: str) -> None:
-    """Write a line where who gave the command sees it: the console's status line shows alerts."""
+    """Log the answer to a command; the console's status line shows alerts alone."""
     is_console = "keymap" in vars(ctx.master)
     log(ALERT if is_console else logging.INFO, line)

@@ -84,7 +84,7 @@ def find_identity(headers: Headers, body: Body) -> Identity | None:
     None means that no source shows a session. ValueError where the body has to be read for it and
     can't be.
     """
-    if session := _checked(_first(headers, SESSION_HEADER), ascii_only=True):
+    if session := session_in_header(headers):
         return Identity(session, _agent(headers), "header")
     if session := _session_in_metadata(user_id(body)):
         return Identity(session, _agent(headers), "metadata")
@@ -93,6 +93,11 @@ def find_identity(headers: Headers, body: Body) -> Identity | None:
     if parts := _complete(body.own_key):
         return Identity(parts[2], _agent(headers), "key")
     return None
+
+
+def session_in_header(headers: Headers) -> str:
+    """Return the session in the header of a request; "" if the header shows none."""
+    return _checked(_first(headers, SESSION_HEADER), ascii_only=True)
 
 
 def find_user(body: Body) -> tuple[str, str] | None:

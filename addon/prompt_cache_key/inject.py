@@ -3,7 +3,7 @@
 import logging
 from asyncio import sleep
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 from mitmproxy import http
 
@@ -16,8 +16,8 @@ from prompt_cache_key.log import log, pairs
 from prompt_cache_key.message_body import is_signed
 from prompt_cache_key.options import AUTO
 from prompt_cache_key.outcome import DIAGNOSIS, Outcome
-from prompt_cache_key.stats.sessions import UNKNOWN_SESSION
 from prompt_cache_key.state import State, is_open
+from prompt_cache_key.stats.sessions import UNKNOWN_SESSION
 from prompt_cache_key.streaming.held_request import HeldRequest
 from prompt_cache_key.strip import strip
 from prompt_cache_key.upstreams import DEFAULT_FILTER, RoutingHeader, upstream_of
@@ -138,7 +138,9 @@ class Injector:
                 is_user_scope=self._scope(ours) == "user",
             )
         if origin:
-            ours.origin = known.get(origin.request) or in_flight.get(origin.request)
+            # Of several that are equally likely the first counts as the one that the call is for.
+            waiting = cast("http.HTTPFlow", origin.candidates[0])
+            ours.origin = known.get(waiting) or in_flight.get(waiting)
             ours.user = ours.user or origin.user
             if not identity:
                 ours.identity = origin.identity._replace(source="bridge")
@@ -223,13 +225,11 @@ class Injector:
                 value = ""
                 if ours.identity.session != UNKNOWN_SESSION:
                     value, _ = await self._get(self._name(ours, "session"), may_wait=may_wait)
-            if header.fits(value):
+            if header.takes(value):
                 ours.headers[header.name] = value
                 ours.routing[header.name] = value
 
-    def _is_replaced(
-        self, flow: http.HTTPFlow, ours: RequestInFlight, name: str, own: str
-    ) -> bool:
+    def _is_replaced(self, flow: http.HTTPFlow, ours: RequestInFlight, name: str, own: str) -> bool:
         if not self.state.routing.is_replaced(ours.conversation, name, own):
             return False
         what = f"its client sends a new {name} with each request, so it is replaced"

@@ -23,6 +23,7 @@ _DIGESTS = re.compile(
 # Schemes of the Authorization header whose signature covers the body: SigV4 and its relatives.
 _SIGNATURES = (b"aws4-", b"tc3-hmac-", b"acs3-hmac-", b"hmac-sha", b"sdk-hmac-")
 
+
 async def read_body(request: http.Request) -> bytes:
     """Return the decoded body of a request; ValueError if there is none to work on."""
     raw = request.raw_content

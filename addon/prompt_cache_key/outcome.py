@@ -86,9 +86,8 @@ class Outcome:
             report = reader.finish()
             if reader.unread:
                 self.state.log_once(logging.DEBUG, flow, f"usage is not read: {reader.unread}")
-            usage = report and self.state.accounting.settle(
-                ours.conversation, ours.endpoint, report
-            )
+            settle = self.state.accounting.settle
+            usage = settle(ours.conversation, report, ours.endpoint)
             diagnosis = reader.diagnosis
             if usage and ours.ticket:
                 ours.ticket.row.response_id = reader.response_id

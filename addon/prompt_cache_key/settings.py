@@ -17,6 +17,7 @@ from prompt_cache_key.log import log, pairs, text
 from prompt_cache_key.options import PREFIX, Options, seconds
 from prompt_cache_key.redis_store import RedisStore, without_secrets
 from prompt_cache_key.state import State
+from prompt_cache_key.stats.money import load
 
 ANY = ("", "::", "0.0.0.0")  # noqa: S104  # compared, not bound
 PROXIES = ("regular", "upstream")
@@ -98,7 +99,7 @@ class Settings:
     def done(self) -> None:
         """Log the summary, or why no request got a key."""
         state = self.state
-        lines = list(state.sessions.summary())
+        lines = list(state.sessions.summary(load())) if state.sessions.total.requests else []
         for line in lines:
             log(logging.INFO, line)
         if not lines and state.skipped:

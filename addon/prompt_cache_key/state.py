@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 
-from prompt_cache_key.bridge.bridge import Bridge
+from prompt_cache_key.bridge.waiting import WaitingRequests
 from prompt_cache_key.endpoint import Destinations
 from prompt_cache_key.in_flight import RequestInFlight
 from prompt_cache_key.keys import Keys, Store
@@ -37,7 +37,7 @@ class State:
     clock: Callable[[], float] = time.monotonic
     options: Options = field(default_factory=Options)
     keys: Keys = field(default_factory=Keys)
-    bridge: Bridge = field(default_factory=Bridge)
+    bridge: WaitingRequests = field(default_factory=WaitingRequests)
     routing: RoutingHeaders = field(default_factory=RoutingHeaders)
     rejections: Rejections = field(default_factory=Rejections)
     in_flight: WeakKeyDictionary[http.HTTPFlow, RequestInFlight] = field(

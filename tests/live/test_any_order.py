@@ -188,7 +188,7 @@ def machine(proxied: Proxied) -> type[RuleBasedStateMachine]:
 
 def test_any_order(proxied: Proxied) -> None:
     run_state_machine_as_test(
-        lambda: machine(proxied)(),
+        machine(proxied),
         settings=settings(
             deadline=None,
             max_examples=25,

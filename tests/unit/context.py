@@ -58,7 +58,7 @@ class Context:
             None,
             True,
         )
-        self.addon.wire.requestheaders(flow)
+        self.addon.streaming.requestheaders(flow)
         sent = content or b""
         if isinstance(flow.request.stream, HeldRequest):
             sent = b"".join(part for each in (sent, b"") for part in flow.request.stream(each))
@@ -72,13 +72,13 @@ class Context:
             flow.response.headers[name.replace("_", "-")] = value
         flow.response.raw_content = None
         self.addon.responseheaders(flow)
-        self.addon.wire.responseheaders(flow)
+        self.addon.streaming.responseheaders(flow)
         return flow.response
 
     def end(self, flow: http.HTTPFlow) -> http.HTTPFlow:
         """Let the addons behind the first have it too."""
         asyncio.run(self.addon.response(flow))
-        self.addon.wire.response(flow)
+        self.addon.streaming.response(flow)
         return flow
 
     def answer(
@@ -87,9 +87,8 @@ class Context:
         """Answer as mitmproxy does: headers, then the body through `stream` or at once."""
         response = self.begin(flow, status, **headers)
         if callable(response.stream):
-            assert [response.stream(bytes([byte])) for byte in content] == [
-                bytes([byte]) for byte in content
-            ]
+            passed = [response.stream(bytes([byte])) for byte in content]
+            assert passed == [[bytes([byte])] for byte in content]
             assert not response.stream(b"")
         else:
             response.raw_content = content

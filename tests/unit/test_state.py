@@ -1,7 +1,7 @@
 import logging
 from collections.abc import Callable
 
-from prompt_cache_key.state import MAX_REASONS, MAX_TOLD
+from prompt_cache_key.state import MAX_LOGGED_ONCE, MAX_REASONS
 from unit.context import Context
 
 Log = Callable[[], list[str]]
@@ -23,8 +23,8 @@ def test_once(context: Context, log: Log) -> None:
 
 def test_memory_is_bounded(context: Context, log: Log) -> None:
     flow = context.flow()
-    for number in range(2 * MAX_TOLD):
+    for number in range(2 * MAX_LOGGED_ONCE):
         context.state.skip(flow, str(number), logging.WARNING)
-    assert len(log()) == MAX_TOLD
+    assert len(log()) == MAX_LOGGED_ONCE
     assert len(context.state.skipped) == MAX_REASONS + 1
-    assert context.state.skipped.total() == 2 * MAX_TOLD
+    assert context.state.skipped.total() == 2 * MAX_LOGGED_ONCE

@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 from mitmproxy import ctx
@@ -13,9 +12,8 @@ from prompt_cache_key.hooks import PromptCacheKey
 from prompt_cache_key.launcher.summary import summary
 from prompt_cache_key.launcher.task import Ready, Task, write_private
 from prompt_cache_key.report.page import page
-from prompt_cache_key.state import State
-from prompt_cache_key.stats.facts import RequestFacts, report_of
-from prompt_cache_key.stats.sums import CauseSum, Sums
+from prompt_cache_key.stats.money import load
+from prompt_cache_key.stats.report import report_of
 
 
 class Supervised:
@@ -34,11 +32,12 @@ class Supervised:
     def done(self) -> None:
         """Write the report, and tell the launcher the summary."""
         state = self._addon.state
-        sums, skipped = _sums(state), state.skipped.total()
+        sums, skipped = state.sessions.total, state.skipped.total()
         lines = [*summary(sums, skipped, is_stable=self._task.is_stable)]
         if sums.requests:
             try:
-                content = _page(state).encode(errors="replace")
+                report = report_of("Claude Code", state.recent(), prices=load())
+                content = page(report).encode(errors="replace")
                 write_private(Path(self._task.report), content)
                 lines.append(f"report: {self._task.report}")
             except OSError as e:
@@ -57,21 +56,6 @@ class Supervised:
         for path in self._task.temporary:
             Path(path).unlink(missing_ok=True)
         ctx.master.shutdown()
-
-
-def _sums(state: State) -> Sums:
-    total = state.totals.all
-    causes = {name: CauseSum(*counts) for name, counts in total.causes.items()}
-    sums = Sums(requests=total.requests, input=total.input, causes=causes)
-    sums.measured, sums.cached, sums.missed = total.measured, total.cached, total.lost
-    return sums
-
-
-def _page(state: State) -> str:
-    sessions: defaultdict[str, list[RequestFacts]] = defaultdict(list)
-    for session, request in state.recent.copy():
-        sessions[session].append(request)
-    return page(report_of("Claude Code", sessions))
 
 
 class FirstError(logging.Handler):

@@ -13,7 +13,7 @@ from prompt_cache_key.body import Body
 from prompt_cache_key.codings import decode
 from prompt_cache_key.endpoint import model_in_path
 from prompt_cache_key.finished import FinishedRequest
-from prompt_cache_key.identity import UNKNOWN, Identity, find
+from prompt_cache_key.identity import UNKNOWN, Identity, find_identity
 from prompt_cache_key.misses.history import History
 from prompt_cache_key.stats.sums import bounded
 from prompt_cache_key.upstreams import Upstream, upstream_of
@@ -115,7 +115,7 @@ def _content(request: http.Request) -> bytes:
 
 def _read_body(request: http.Request, content: bytes) -> tuple[str, object, Identity | None]:
     body = Body(content)
-    return body.model, body.own_key if body.has_key else None, find(request.headers, body)
+    return body.model, body.own_key if body.has_key else None, find_identity(request.headers, body)
 
 
 def _usage(

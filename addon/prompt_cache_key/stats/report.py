@@ -85,9 +85,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "last_active": session.last_active,
                 "is_live": session.is_live,
                 "sums": _sums(session.sums),
-                "agents": [
-                    {**vars(agent), "sums": _sums(agent.sums)} for agent in session.agents
-                ],
+                "agents": [{**vars(agent), "sums": _sums(agent.sums)} for agent in session.agents],
                 "requests": [*map(_request, session.requests)],
             }
             for session in report.sessions
