@@ -39,7 +39,7 @@ class RequestInFlight:
     routing: dict[str, str] = field(default_factory=dict)
     asked: bool = False
     origin: "RequestInFlight | None" = None
-    ticket: Ticket | None = None
+    ticket: Ticket = field(init=False)
     comment: str = ""
     reader: UsageReader | None = None
     tap: ResponseTap | None = None

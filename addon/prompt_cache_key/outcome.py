@@ -64,7 +64,7 @@ class Outcome:
         sessions, identity = self.state.sessions, ours.identity
         ours.ticket = sessions.begin(identity.session, identity.agent, ours.endpoint.model)
         ours.ticket.row.set_key(ours.key, ours.state, ours.scope, ours.name)
-        if ours.origin and ours.origin.ticket:
+        if ours.origin:
             sessions.begin_call(ours.origin.ticket, ours.ticket)
         self._tickets[ours.ticket] = flow, ours
         self._annotate(flow, ours)
@@ -89,7 +89,7 @@ class Outcome:
             settle = self.state.accounting.settle
             usage = settle(ours.conversation, report, ours.endpoint)
             diagnosis = reader.diagnosis
-            if usage and ours.ticket:
+            if usage:
                 ours.ticket.row.response_id = reader.response_id
                 self._log_usage(flow, ours, usage)
         finished = _finished(ours, usage, diagnosis)
