@@ -9,7 +9,7 @@ them, for its data is all of them or, if that is no JSON, each of them alone.
 
 Only events that contain one of a few names are given. Any other costs a search for each name and no
 step in Python, so a stream of millions of tiny events is read as fast as one of a few large ones.
-If one chunk completes more than `MAX_EVENTS`, those in its last 64 kB are given and no others: an
+If one chunk completes more than `MAX_EVENTS`, those in its last 32 kB are given and no others: an
 upstream that reports usage in each event repeats all of it.
 
 Memory is bounded: of an event larger than `max_size` each line is given alone as soon as it is
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 MAX_LINES: Final = 10_000
 """Data lines that may be one event; of an event with more each is given alone."""
 
-MAX_EVENTS: Final = 500
+MAX_EVENTS: Final = 250
 """Events that are given from the beginning of one chunk."""
 
 _DATA: Final = b"data:"
-_TAIL = 1 << 16
+_TAIL = 1 << 15
 _BEGINNINGS: Final = (b"data: {", b"data:{", b"data: [DONE]", b"data:[DONE]", b"event:")
 _LONGEST = max(map(len, _BEGINNINGS)) + len(b"}\n")
 

@@ -9,7 +9,7 @@ The result is a `Report`: the counts as the response names them. What its prompt
 for `accounting` to decide.
 
 Nothing that is fed raises, and all work is bounded: 64 kB on the wire, which is what mitmproxy
-hands over at a time, take at most 60 ms, whatever is in them. If they decode to more than
+hands over at a time, take at most 100 ms, whatever is in them. If they decode to more than
 `MAX_DECODED` bytes, or the body to more than `MAX_BODY`, the rest of the body is `unread`. A JSON
 text is not parsed if it is larger than `MAX_SIZE`, or if it would take longer than is left of
 `MAX_WORK`: an event is skipped then, a JSON body `unread`.
@@ -36,7 +36,7 @@ tools and the whole output: hundreds of kilobytes in a Claude Code session."""
 MAX_BODY: Final = 64 << 20
 """Bytes that one coded body may decode to: the events of a long answer are 50 MB."""
 
-MAX_DECODED: Final = 8 << 20
+MAX_DECODED: Final = 5 << 20
 """Bytes that 64 kB on the wire may decode to; events of real answers become 1.5 MB."""
 
 MAX_WORK: Final = 50_000_000

@@ -403,7 +403,7 @@ def test_json_that_takes_too_long_is_not_parsed() -> None:
 def test_a_chunk_that_decodes_to_too_much_is_given_up(coding: str) -> None:
     bomb = encoding.encode(b"data: x\n\n" * (MAX_DECODED // 8), coding)
     reader = feed([bomb], coding)
-    assert reader.unread == f"content-encoding {coding} of over 8388608 bytes at once"
+    assert reader.unread == f"content-encoding {coding} of over 5242880 bytes at once"
     assert reader.finish() is None
 
 
