@@ -72,8 +72,9 @@ class Comparison:
 
     def work(self, request: Prompt) -> int:
         """Return about how many microseconds a comparison may take."""
-        messages = len(request.messages) + len(self._call.messages)
-        return (len(self._known) + length([*request.system, *request.said]) + messages) // 5
+        both = (request, self._call)
+        parts = sum(len(each.messages) + len(each.tools) for each in both)
+        return (len(self._known) + length([*request.system, *request.said]) + parts) // 5
 
     def agreement(self, request: Prompt, *, has_same_ids: bool = False) -> Agreement | None:
         """Return how well request and call agree; None if the call is not the request's.

@@ -120,6 +120,7 @@ def _parsed(body: bytes) -> Steps[Any]:
 
 
 def _read(request: dict[str, Any], *, is_call: bool) -> Steps[Prompt]:
+    yield MAX_ITEMS // 2
     prompt = Prompt(_tools(request.get("tools")))
     reader = _Reader(prompt, is_call=is_call)
     for name in ("system", "instructions"):
@@ -129,7 +130,7 @@ def _read(request: dict[str, Any], *, is_call: bool) -> Steps[Prompt]:
     if len(messages) > MAX_MESSAGES:
         raise ValueError("too many messages")
     for message in reversed(messages):
-        yield 5
+        yield 3
         if _role(message) in _SYSTEM:
             for _, content in _parts(message):
                 yield from reader.add_system(_blocks(content))

@@ -287,7 +287,7 @@ def test_work_for_one_call_has_a_budget() -> None:
     assert found[-1] == "0"
 
 
-SYSTEM_MESSAGES = [says("system", f"a: {n}") for n in range(9999)]
+SYSTEM_MESSAGES = [says("system", f"a: {n}") for n in range(19_999)]
 
 
 def test_a_request_that_takes_too_long_to_read_is_no_origin() -> None:
@@ -296,9 +296,9 @@ def test_a_request_that_takes_too_long_to_read_is_no_origin() -> None:
     pauses: list[int] = []
     for call, name in ((body, None), (request(FIRST), "one")):
         assert find(bridge, call, at_pause=partial(pauses.append, 1)) == name
-    before = len(pauses)
+    pauses.clear()
     assert find(bridge, request(FIRST), at_pause=partial(pauses.append, 1)) == "one"
-    assert len(pauses) - before <= 1
+    assert len(pauses) < 5  # it is not read again
 
 
 @pytest.mark.parametrize("size", [MAX_BYTES - 1000, MAX_BYTES])
