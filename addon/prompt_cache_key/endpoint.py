@@ -1,5 +1,6 @@
 """Where requests go: worked out once for all that go to the same, as it takes mitmproxy long."""
 
+import re
 from typing import Any, NamedTuple
 
 from mitmproxy import flowfilter, http
@@ -8,6 +9,7 @@ MAX_KNOWN = 100
 MAX_SIZE = 4096
 """Bytes of target and hosts; what is longer is worked out each time."""
 
+_DEPLOYMENT = re.compile(r"/deployments/([^/?#]{1,256})/")
 _ABOUT_DESTINATIONS = (flowfilter.FMethod, flowfilter.FUrl, flowfilter.FDomain)
 
 
@@ -55,6 +57,15 @@ class Destinations:
                 self._known.clear()
             self._known[key] = new
         return new
+
+
+def model_in_path(path: str) -> str:
+    """Return the deployment that Azure's paths name; "" if the path has none.
+
+    https://learn.microsoft.com/azure/foundry/openai/reference#chat-completions
+    """
+    found = _DEPLOYMENT.search(path[:MAX_SIZE])
+    return found[1] if found else ""
 
 
 def _looks_at_nothing_else(matches: Any) -> bool:

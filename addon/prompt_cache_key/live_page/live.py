@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 
 from prompt_cache_key.report.page import page, policy
 from prompt_cache_key.screen_text import cut
+from prompt_cache_key.stats.money import at_hand
 from prompt_cache_key.stats.report import as_json, report_of
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Recent:
 
 def html(requests: Sequence[FinishedRequest], command: str, now: float) -> Answer:
     """Return the page; `command` starts Claude Code through this listener, "" if unknown."""
-    report = report_of(_title(requests), requests, now=now)
+    report = report_of(_title(requests), requests, prices=at_hand(), now=now)
     body = page(report, is_live=True, command=command)
     policies = f"{policy(is_live=True)}; frame-ancestors 'none'"
     return _answer(body, "text/html; charset=utf-8", {"Content-Security-Policy": policies})
@@ -73,7 +74,8 @@ def facts(requests: Sequence[FinishedRequest], query: str, now: float) -> Answer
         asked = []
     only = {cut(each, MAX_TEXT) for each in asked}
     chosen = [each for each in requests if each.session in only or not only]
-    body = json.dumps(as_json(report_of(_title(requests), chosen, now=now)))
+    report = report_of(_title(requests), chosen, prices=at_hand(), now=now)
+    body = json.dumps(as_json(report))
     return _answer(body, "application/json", {"Content-Security-Policy": "default-src 'none'"})
 
 

@@ -7,7 +7,7 @@ from prompt_cache_key.log import pairs
 from prompt_cache_key.misses.comparison import nearest
 from prompt_cache_key.misses.judge import judge
 from prompt_cache_key.misses.prefix import NotCompared
-from prompt_cache_key.stats.totals import percent
+from prompt_cache_key.stats.sums import percent
 
 NOT_COMPARED = "not compared: a body is too large, nested too deep, or no JSON object"
 

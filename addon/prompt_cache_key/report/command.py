@@ -37,7 +37,7 @@ NO_FLOWS = "not a file of mitmproxy flows"
 LARGE_FILE = 64 << 20  # bytes from which a progress bar is shown
 _LINE = 200  # columns of what others' words may take in a line of ours
 
-# A flow is a netstring: its length and a colon. HAR files begin with a brace, which mitmproxy takes.
+# A flow is a netstring: its length and a colon. mitmproxy reads HAR files too, which have none.
 _FLOW = re.compile(rb"[0-9]{1,12}:")
 
 

@@ -10,6 +10,7 @@ and usage does not tell the two apart here.
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
 from importlib import import_module
@@ -90,12 +91,23 @@ class ListedPrices:
 def load() -> Prices | None:
     """Load the price list; None if it is not installed.
 
-    The first call takes 0.3 s and belongs in a thread.
+    The first call takes 0.3 s: where that is too long, call `at_hand`.
     """
     try:
         return ListedPrices()
     except ImportError:
         return None
+
+
+def at_hand() -> Prices | None:
+    """Return the price list if it has been loaded; else None, and a thread begins to load it."""
+    loading = _loading()
+    return loading.result() if loading.done() else None
+
+
+@lru_cache(1)
+def _loading() -> Future[Prices | None]:
+    return ThreadPoolExecutor(1, "prices").submit(load)
 
 
 def price(sums: Sums, prices: Prices | None) -> dict[str, int]:

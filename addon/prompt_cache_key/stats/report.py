@@ -1,8 +1,7 @@
 """The report: all requests of some sessions with their sums, for the page and as JSON."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.stats.money import Prices, price
@@ -10,8 +9,7 @@ from prompt_cache_key.stats.sessions import no_price
 from prompt_cache_key.stats.sums import Sums
 
 
-@dataclass
-class AgentReport:
+class AgentReport(NamedTuple):
     """The requests of one agent of a session to one model at one endpoint."""
 
     agent: str
@@ -20,8 +18,7 @@ class AgentReport:
     sums: Sums
 
 
-@dataclass
-class SessionReport:
+class SessionReport(NamedTuple):
     """One session; its agents in the order of sessions, its requests in order of time."""
 
     id: str
@@ -36,8 +33,7 @@ class SessionReport:
     """Whether its upstream still has its prompt in the cache, as far as time tells."""
 
 
-@dataclass
-class Report:
+class Report(NamedTuple):
     """Sessions: those with most missed tokens first, then those that were active last."""
 
     title: str
@@ -86,7 +82,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "is_live": session.is_live,
                 "sums": _sums(session.sums),
                 "agents": [
-                    {**vars(agent), "sums": _sums(agent.sums)} for agent in session.agents
+                    {**agent._asdict(), "sums": _sums(agent.sums)} for agent in session.agents
                 ],
                 "requests": [*map(_request, session.requests)],
             }

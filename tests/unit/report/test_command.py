@@ -2,6 +2,7 @@ import io
 import json
 import os
 import runpy
+import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from mitmproxy.io import FlowWriter
 from mitmproxy.test import tflow
 from prompt_cache_key.report import command as report
 from prompt_cache_key.report.command import main
-from prompt_cache_key.stats.facts import Report
+from prompt_cache_key.stats.money import GivenPrices
+from prompt_cache_key.stats.report import Report
 from prompt_cache_key.upstreams import GENERATIONS
 from unit.report.saved import ID, OTHER, exchange, request_body, saved, usage_body
 
@@ -91,7 +93,7 @@ def test_a_corrupt_file_is_read_up_to_there(
 
 def test_a_flow_that_lacks_something_is_the_end(tmp_path: Path) -> None:
     made = read(tmp_path, DATA[: ENDS[1]] + DATA[ENDS[1] :].replace(b"2:id;", b"2:ix;"))
-    assert made.warnings == ["the file is broken after 1 flows: \"KeyError: 'id'\""]
+    assert made.warnings == ["the file is broken after 1 flows: KeyError: 'id'"]
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
@@ -110,7 +112,19 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     assert peak < file.stat().st_size / 2
 
 
+def test_a_host_that_is_no_name_does_not_hold_up_the_report(tmp_path: Path) -> None:
+    hostile = exchange(request_body())
+    hostile.request.headers["host"] = " " * 60_000
+    data = saved(hostile, tflow.ttcpflow(), exchange(request_body()))
+    assert read(tmp_path, data).sums.requests == 1
+
+
 # The command
+
+
+@pytest.fixture(autouse=True)
+def _no_price_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "load", lambda: None)
 
 
 @pytest.fixture
@@ -136,7 +150,7 @@ def test_the_page_lies_beside_the_file_or_where_it_is_told(file: Path, run: Run)
     for page, arguments in (("saved.flows.html", []), ("x.html", ["-o", f"{file.parent}/x.html"])):
         assert run(*arguments) == (
             f"{file.with_name(page)}: sessions 1, requests 3, prompt tokens 6,000, "
-            "hit rate 50%, lost tokens 0 in 0 requests\n"
+            "hit rate 50%, missed tokens 0 in 0 requests\n"
         )
         html = file.with_name(page).read_text("utf-8")
         assert html.startswith("<!doctype html>")
@@ -152,29 +166,27 @@ def test_json(file: Path, run: Run) -> None:
     assert list(file.parent.iterdir()) == [file]
     assert (found["title"], found["warnings"]) == ("saved.flows", [])
     assert found["sums"]["cost"] == pytest.approx(14_000 * 2 / 1e6)
-    assert [(cause["words"], cause["tokens"]) for cause in found["causes"]] == [
-        ("prompt_cache_key changed", 4000),
-        ("an agent's first request to a model", 5000),
-        ("new text", 4000),
-    ]
+    [cause] = found["sums"]["causes"]
+    assert (cause["cause"], cause["tokens"]) == ("prompt_cache_key changed", 4000)
+    assert (found["sums"]["first"], found["sums"]["new"]) == (5000, 9000)
     [session] = found["sessions"]
     assert session["id"] == ID
     assert session["requests"][1]["key"] == "k2"
-    assert session["requests"][1]["miss"]["lost"] == 4000
+    assert session["requests"][1]["miss"]["missed"] == 4000
     target = file.with_name("report.json")
     assert run("--json", "-o", str(target)).startswith(f"{target}: sessions 1")
-    assert json.loads(target.read_text("utf-8"))["causes"] == found["causes"]
+    assert json.loads(target.read_text("utf-8"))["sessions"][0]["id"] == ID
 
 
 @pytest.mark.parametrize(
     ("arguments", "cause"),
     [
         ([], "expired: idle for 11m"),
-        (["--keep", "30m"], "server-side: evicted or rerouted"),
-        (["--keep", "5m"], "expired: idle for 11m"),
+        (["--retention", "30m"], "server-side: evicted or rerouted"),
+        (["--retention", "5m"], "expired: idle for 11m"),
     ],
 )
-def test_keep(file: Path, run: Run, arguments: list[str], cause: str) -> None:
+def test_retention(file: Path, run: Run, arguments: list[str], cause: str) -> None:
     flows = [exchange(request_body(turns=n), 660 * n, usage_body(5000)) for n in (1, 2)]
     file.write_bytes(saved(*flows))
     [session] = run("--json", *arguments)["sessions"]
@@ -182,18 +194,31 @@ def test_keep(file: Path, run: Run, arguments: list[str], cause: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "prices"),
+    ("arguments", "cost", "saved"),
     [
-        ([], None),
-        (["--price-input", "2"], [2, 2, 2, 0]),
-        (["--price-input", "2", "--price-cached", "0"], [2, 0, 2, 0]),
-        (["--price-input=2", "--price-cached=.2", "--price-written=3"], [2, 0.2, 3, 0]),
-        (["--price-output", "10"], [0, 0, 0, 10]),
+        ([], None, None),
+        # 3 requests of 2,000 prompt tokens, half of them cached, and 10 tokens of output.
+        (["--price-input", "2"], 3 * 4000, 0),
+        (["--price-input", "2", "--price-cached", "0"], 3 * 2000, 3 * 2000),
+        (["--price-input=2", "--price-cached=.2", "--price-written=3"], 3 * 2200, 3 * 1800),
+        (["--price-output", "10"], 3 * 100, 0),
     ],
 )
-def test_prices(run: Run, arguments: list[str], prices: list[float] | None) -> None:
-    found = run("--json", *arguments)["prices"]
-    assert (found and list(found.values())) == prices
+def test_prices(run: Run, arguments: list[str], cost: float | None, saved: float | None) -> None:
+    sums = run("--json", *arguments)["sums"]
+    dollars = [sums["cost"], sums["saved"]]
+    if cost is None:
+        assert dollars == [None, None]
+    else:
+        assert [1e6 * each for each in dollars] == pytest.approx([cost, saved])
+
+
+def test_the_price_list_is_used_where_no_price_is_given(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "load", lambda: GivenPrices(1e4, 1e3, 1e4, 0))
+    assert run().endswith(" in 0 requests, saved $27.00, cost of misses $0.00\n")
+    assert run("--price-input", "0").endswith(", saved $0.00, cost of misses $0.00\n")
 
 
 def test_filter(run: Run) -> None:
@@ -205,8 +230,8 @@ def test_filter(run: Run) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "kind"),
     [
-        ("--keep", "soon", "seconds"),
-        ("--filter", "~~", "parse"),
+        ("--retention", "soon", "seconds"),
+        ("--filter", "~~", "expression"),
         ("--price-input", "free", "price"),
         ("--price-input", "nan", "price"),
         ("--price-output", "-1", "price"),
@@ -223,16 +248,20 @@ def test_bad_arguments(
 @pytest.mark.parametrize(
     ("name", "arguments", "complaint"),
     [
-        ("none", [], r"^report: \[Errno 2\] No such file or directory: '.*none'$"),
-        ("", [], r"^report: \[Errno 21\] Is a directory: "),
+        ("none", [], r"^report: .*none: No such file or directory$"),
+        ("", [], r"^report: .*: Is a directory$"),
         ("empty", [], r"^report: .*empty: no request of a Claude Code session in it$"),
-        ("text", [], r"^report: .*text: the file is broken after 0 flows: .*FlowReadException"),
-        ("saved.flows", ["-o", "/dev/null/x"], r"^report: \[Errno 20\] Not a directory: "),
+        ("text", [], r"^report: .*text: not a file of mitmproxy flows$"),
+        ("json", [], r"^report: .*json: not a file of mitmproxy flows$"),
+        ("begun", [], r"^report: .*begun: the file is broken after 0 flows: .*FlowReadException"),
+        ("saved.flows", ["-o", "/dev/null/x"], r"^report: /dev/null/x: Not a directory$"),
     ],
 )
 def test_nothing_to_report(file: Path, name: str, arguments: list[str], complaint: str) -> None:
     file.with_name("empty").touch()
     file.with_name("text").write_text("no flows\n")
+    file.with_name("json").write_text('{"no": "HAR"}\n')
+    file.with_name("begun").write_bytes(DATA[:100])
     with pytest.raises(SystemExit, match=complaint):
         main([str(file.parent / name), *arguments])
 
@@ -283,3 +312,16 @@ def test_python_can_run_it(
     monkeypatch.delitem(sys.modules, report.__name__)
     runpy.run_module(report.__name__, run_name="__main__")
     assert "requests 3" in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_mitmproxy() -> None:
+    code = (
+        "import sys; from prompt_cache_key.report.command import main\n"
+        "try: main(['--help'])\n"
+        "finally: print('mitmproxy' in sys.modules)"
+    )
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "--price-input" in done.stdout
+    assert done.stdout.endswith("False\n")

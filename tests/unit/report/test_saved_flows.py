@@ -7,7 +7,7 @@ from lib.recordings import records
 from mitmproxy import flow, http
 from mitmproxy.test import tflow
 from prompt_cache_key.finished import FinishedRequest
-from prompt_cache_key.report.saved_flows import read, sessions_in
+from prompt_cache_key.report.saved_flows import MAX_BODY, finished_in, read
 from prompt_cache_key.usage.reader import Usage
 from unit.report.saved import ID, URL, exchange, request_body, usage_body
 
@@ -46,22 +46,62 @@ def test_metadata_of_another_type() -> None:
     each = exchange(request_body())
     each.metadata |= {"claude_session": [ID], "claude_agent": 7, "prompt_cache_key": {"a": 1}}
     found = asked(each)
-    assert (found.session, found.agent, found.key) == (f"['{ID}']", "7", "\"{'a': 1}\"")
+    assert (found.session, found.agent, found.key) == (f"['{ID}']", "7", "{'a': 1}")
     each.metadata = None  # type: ignore[assignment]
-    assert [*sessions_in([each])] == [ID]
+    assert [request.session for request in finished_in([each])] == [ID]
 
 
 @pytest.mark.parametrize(
     ("own", "key"),
-    [("k1", "k1"), (" ", ""), (None, ""), (7, "7"), ("a\n\u202eb", r'"a\n\u202eb"')],
+    [("k1", "k1"), (" ", ""), (None, ""), (7, "7"), ("k" * 300, "k" * 255 + "…")],
 )
 def test_key_that_a_request_has(own: Any, key: str) -> None:
     assert asked(exchange(request_body(prompt_cache_key=own))).key == key
 
 
-@pytest.mark.parametrize(("model", "name"), [(7, "unknown"), ("\x1b[31m", r'"\u001b[31m"')])
-def test_names_are_written_as_in_the_log(model: Any, name: str) -> None:
-    assert asked(exchange(request_body(model=model))).model == name
+@pytest.mark.parametrize(
+    ("model", "path", "name"),
+    [
+        (7, "/v1/messages", "unknown"),
+        ("\x1b[31m", "/v1/messages", "\x1b[31m"),
+        ("m" * 300, "/v1/messages", "m" * 255 + "…"),
+        (None, "/openai/deployments/gpt-5.4-team/chat/completions?api-version=1", "gpt-5.4-team"),
+        ("m", "/openai/deployments/gpt-5.4-team/chat/completions", "m"),
+        (None, "/deployments//chat/completions", "unknown"),
+    ],
+)
+def test_the_model_is_the_bodys_else_azures_deployment(model: Any, path: str, name: str) -> None:
+    url = f"https://gateway.test{path}"
+    assert asked(exchange(request_body(model=model), url=url)).model == name
+
+
+def test_headers_by_which_the_upstream_routes() -> None:
+    url = "https://chatgpt.com/backend-api/codex/responses"
+    found = asked(exchange(request_body(), url=url, session_id="s" * 300, other="x"))
+    assert found.routing == (("session-id", "s" * 255 + "…"),)
+    assert asked(exchange(request_body(), session_id="s1")).routing == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "coding"),
+    [
+        (b"no gzip", "gzip"),
+        (gzip.compress(b" " * (MAX_BODY + 1)), "gzip"),
+        (b" " * (MAX_BODY + 1), ""),
+        (b"{}", "\x1bunknown"),
+    ],
+)
+def test_a_body_that_cannot_be_read(content: bytes, coding: str) -> None:
+    each = exchange(content, x_claude_code_session_id=ID)
+    each.request.headers["content-encoding"] = coding
+    found = asked(each)
+    assert (found.session, found.model, found.body) == (ID, "unknown", b"")
+
+
+def test_a_host_that_is_no_name_is_not_looked_at() -> None:
+    each = exchange(request_body())
+    each.request.headers["host"] = " " * 60_000
+    assert read(each) is None
 
 
 def test_endpoint_has_no_query() -> None:
@@ -131,8 +171,7 @@ def test_usage(response: http.Response | None, usage: Usage | None) -> None:
     assert (found.usage, found.diagnosis) == (usage, "tools changed" if usage else "")
 
 
-def test_sessions_in() -> None:
-    """Requests are judged in the order of their answers, each agent's and model's apart."""
+def test_requests_are_judged_in_the_order_of_their_answers_each_agents_apart() -> None:
     failed = exchange(request_body(), 1, http.Response.make(529))
     flows = [
         failed,
@@ -142,19 +181,34 @@ def test_sessions_in() -> None:
         exchange(request_body(turns=3), 604, usage_body(14_000, 128)),
         tflow.ttcpflow(),
     ]
-    [(session, requests)] = sessions_in(flows).items()
-    assert session == ID
-    assert [(each.agent, each.is_first, each.lost) for each in requests] == [
+    requests = [*finished_in(flows)]
+    assert {(each.session, each.body) for each in requests} == {(ID, b"")}
+    assert [(each.agent, each.is_first, each.missed) for each in requests] == [
         ("main", True, 0),
         ("main", True, 0),
         ("main", False, 0),
         ("a1", True, 0),
         ("main", False, 8872),
     ]
-    for keep, kind in ((None, "expired"), (3600, "server-side")):
-        miss = sessions_in(flows, keep)[ID][-1].miss
+    for retention, kind in ((None, "expired"), (3600, "server-side")):
+        miss = [*finished_in(flows, retention)][-1].miss
         assert miss
         assert miss.kind == kind
+
+
+def test_a_request_in_whose_place_a_call_has_counted_is_left_out() -> None:
+    flows = [exchange(request_body(), at, usage_body(5000)) for at in (1, 2)]
+    flows[0].metadata["prompt_cache_counts"] = False
+    assert [each.time for each in finished_in(flows)] == [2]
+
+
+def test_what_a_response_leaves_out_is_known_from_the_conversation() -> None:
+    """vLLM reports no cached tokens where there are none."""
+    flows = [
+        exchange(request_body(), 1, usage_body(5000, 128)),
+        exchange(request_body(turns=2), 2, usage_body(9000, None)),
+    ]
+    assert [each.usage and each.usage.cached for each in finished_in(flows)] == [128, 0]
 
 
 def test_recorded_conversations() -> None:
@@ -171,7 +225,7 @@ def test_recorded_conversations() -> None:
         for record in sorted(records("claude_code"), key=lambda record: int(record["seq"]))
         if record["body"] and "count_tokens" not in record["path"]
     ]
-    found = [each for requests in sessions_in(flows).values() for each in requests]
+    found = [*finished_in(flows)]
     causes = {int(each.time): each.miss.cause for each in found if each.miss}
     assert {214: "attribution block changed"}.items() <= causes.items()
     assert set(causes.values()) == {"attribution block changed", "server-side: evicted or rerouted"}
