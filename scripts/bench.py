@@ -32,7 +32,7 @@ from prompt_cache_key.body import Body
 from prompt_cache_key.bridge.waiting import WaitingRequests
 from prompt_cache_key.identity import Identity, user_id
 from prompt_cache_key.keys import Keys, Name
-from prompt_cache_key.stats.totals import Totals
+from prompt_cache_key.stats.sessions import Sessions
 from soak import soak
 
 T = TypeVar("T")
@@ -237,17 +237,17 @@ def bench_keys(plan: Plan) -> None:
 
 def bench_memory(plan: Plan) -> None:
     """Measure what a session takes."""
-    keys, totals, count = Keys(), Totals(), plan.sessions[1]
+    keys, sessions, count = Keys(), Sessions(), plan.sessions[1]
     tracemalloc.start()
     known = [name(number) for number in range(count)]
     for each in known:
         keys.get_now(each, time.monotonic())
     of_keys, _ = tracemalloc.get_traced_memory()
     for model, id_ in known:
-        totals.begin(id_, "main", model)
+        sessions.begin(id_, "main", model)
     of_both, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    head("memory for a session", "its key", "its totals")
+    head("memory for a session", "its key", "its sums")
     row("", f"{of_keys / count:.0f} bytes", f"{(of_both - of_keys) / count:.0f} bytes")
 
 

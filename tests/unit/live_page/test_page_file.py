@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -111,6 +112,7 @@ def test_only_so_many_entries_are_looked_at(tmp_path: Path) -> None:
             )
         ),
     ],
+    ids=itertools.count(),
 )
 def test_a_file_that_we_did_not_write_says_nothing(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / f"prompt-cache-{PID}.json"

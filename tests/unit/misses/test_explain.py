@@ -44,7 +44,7 @@ PLACE = ", at tools[0].name, character 0; the upstream reports hit="
             BEFORE,
             sent(1, None, tools=TOOLS[::-1]),
             "no miss can be determined; the prompt changed: tools reordered"
-            f"{PLACE}? input=9000 cached=?",
+            f"{PLACE}?% input=9000 cached=?",
             ["was: a", "is: b"],
         ),
         (

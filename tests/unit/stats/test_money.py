@@ -2,12 +2,13 @@ import socket
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from threading import Event, current_thread
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from prompt_cache_key.stats import money
-from prompt_cache_key.stats.money import GivenPrices, ListedPrices, Tokens, load, price
+from prompt_cache_key.stats.money import GivenPrices, ListedPrices, Tokens, at_hand, load, price
 from prompt_cache_key.stats.sums import Sums
 from unit.stats.finished_requests import finished, miss, usage
 
@@ -137,6 +138,28 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setitem(sys.modules, "genai_prices", package)
     monkeypatch.setitem(sys.modules, "genai_prices.data_snapshot", data)
     return asked
+
+
+def test_the_price_list_is_loaded_in_a_thread(
+    monkeypatch: pytest.MonkeyPatch, asked: list[Any]
+) -> None:
+    is_allowed, threads = Event(), []
+
+    def load_later() -> money.Prices | None:
+        is_allowed.wait(10)
+        threads.append(current_thread())
+        return load()
+
+    monkeypatch.setattr(money, "load", load_later)
+    money._loading.cache_clear()
+    try:
+        assert at_hand() is at_hand() is None
+        is_allowed.set()
+        assert money._loading().result(10) is at_hand() is load()
+    finally:
+        money._loading.cache_clear()
+    assert threads != [current_thread()]
+    assert asked == []
 
 
 @pytest.mark.parametrize(
