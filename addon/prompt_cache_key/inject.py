@@ -115,8 +115,8 @@ class Injector:
     ) -> None:
         """Find the identity of a request, and the origin of a translator's upstream call.
 
-        A request without an origin waits for its answer, and may be the origin of a call. ValueError
-        if there is no identity, and the client's own key is a bad one.
+        A request without an origin waits for its answer, and may be the origin of a call.
+        ValueError if there is no identity, and the client's own key is a bad one.
         """
         identity, bridge = find_identity(flow.request.headers, body), self.state.bridge
         ours.identity = identity or NOBODY

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import shlex
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mitmproxy import http
 
@@ -25,9 +25,11 @@ from prompt_cache_key.project import project_of
 from prompt_cache_key.rejections.forms import MAX_SIZE, rejection
 from prompt_cache_key.screen_text import thousands
 from prompt_cache_key.state import State
-from prompt_cache_key.stats.sessions import Ticket
 from prompt_cache_key.stats.sums import percent
 from prompt_cache_key.usage.reader import Usage
+
+if TYPE_CHECKING:
+    from prompt_cache_key.stats.sessions import Ticket
 
 DIAGNOSIS = "prompt_cache_options"
 

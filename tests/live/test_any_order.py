@@ -4,8 +4,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +16,9 @@ from lib.messages import Headers, Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.server import Server
 from live.proxied import assert_sound
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SESSION = "3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"
 LIMIT = 2000  # bytes from which mitmproxy streams

@@ -16,7 +16,8 @@ What happens to a response to a request of a session:
 | case                                                  | result                             |
 |-------------------------------------------------------|------------------------------------|
 | `text/event-stream`                                   | passed on as it arrives, and read  |
-| the request asks for a stream, and the type is missing, `text/plain` or `application/json` | likewise |
+| the request asks for a stream, and the type says none | passed on as it arrives, and read  |
+| (missing, `text/plain`, `application/json`)           |                                    |
 | another addon has set `stream`                        | read only where it said `True`     |
 | all else, or `prompt_cache_stream=false`              | kept until complete, then read     |
 """

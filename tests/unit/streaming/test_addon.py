@@ -7,7 +7,7 @@ from mitmproxy import http
 from mitmproxy.test import taddons
 from prompt_cache_key.body import MEMBER_SIZE
 from prompt_cache_key.message_body import sent_content
-from prompt_cache_key.streaming.addon import Wire
+from prompt_cache_key.streaming.addon import Streaming
 from prompt_cache_key.streaming.held_request import MAX_HELD, HeldRequest
 from unit.context import BODY, EVENTS, HEADER, SESSION, URL, Context, key, usage
 
@@ -99,7 +99,7 @@ def test_streamed_request_never_waits(context: Context) -> None:
 
     flow = context.flow()
     flow.request.stream = True
-    Wire(context.state, lambda _: True, wait).requestheaders(flow)
+    Streaming(context.state, lambda _: True, wait).requestheaders(flow)
     assert isinstance(flow.request.stream, HeldRequest)
     assert flow.request.stream(BODY) == [BODY + SPACE]
     assert flow.request.stream.problem == "it is streamed, and would have to wait"
@@ -108,7 +108,7 @@ def test_streamed_request_never_waits(context: Context) -> None:
 def test_streamed_request_that_is_answered_before_it_is_whole(context: Context, log: Log) -> None:
     flow = context.flow()
     flow.request.stream = True
-    context.addon.wire.requestheaders(flow)
+    context.addon.streaming.requestheaders(flow)
     assert isinstance(held := flow.request.stream, HeldRequest)
     context.answer(flow, status=413)
     assert held(BODY) == [BODY + SPACE]
@@ -173,7 +173,7 @@ def test_what_someone_else_streams_is_looked_at_and_not_kept(context: Context, l
     flow.response.raw_content = None
     flow.response.stream = True
     context.addon.responseheaders(flow)
-    context.addon.wire.responseheaders(flow)
+    context.addon.streaming.responseheaders(flow)
     assert callable(tap := flow.response.stream)
     assert tap(usage(2048, 1024)) == usage(2048, 1024)
     context.end(flow)
@@ -198,7 +198,7 @@ def test_edit_of_what_has_been_streamed_is_undone(context: Context, log: Log) ->
         response.stream(b"")
         asyncio.run(context.addon.response(flow))
         response.text = "edited"
-        context.addon.wire.response(flow)
+        context.addon.streaming.response(flow)
         assert response.raw_content == b"data: 1\n\n"
         assert response.headers["content-length"] == "0"
     (warning,) = (line for line in log() if line.startswith("WARNING"))
@@ -212,22 +212,22 @@ def test_place_is_before_save_and_given_up_at_the_end(context: Context, tmp_path
     context.options.confdir = str(tmp_path)
     context.addon.running()
     chain = [type(addon).__name__ for addon in context.master.addons.chain]
-    assert chain[chain.index("Save") - 1] == "Wire"
-    context.addon.wire.remove()
-    context.addon.wire.remove()
-    assert "Wire" not in [type(addon).__name__ for addon in context.master.addons.chain]
+    assert chain[chain.index("Save") - 1] == "Streaming"
+    context.addon.streaming.remove()
+    context.addon.streaming.remove()
+    assert "Streaming" not in [type(addon).__name__ for addon in context.master.addons.chain]
 
 
 def test_place_without_save(context: Context) -> None:
     with taddons.context() as bare:
-        context.addon.wire.install()
-        assert bare.master.addons.chain[-1] is context.addon.wire
+        context.addon.streaming.install()
+        assert bare.master.addons.chain[-1] is context.addon.streaming
 
 
 def test_held_request_shows_nothing_until_it_is_whole(context: Context) -> None:
     flow = context.flow()
     flow.request.stream = True
-    context.addon.wire.requestheaders(flow)
+    context.addon.streaming.requestheaders(flow)
     assert isinstance(flow.request.stream, HeldRequest)
     assert sent_content(flow) == b""
 
