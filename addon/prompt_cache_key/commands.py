@@ -21,6 +21,7 @@ from prompt_cache_key.sessions_table import COLUMNS, table
 from prompt_cache_key.state import State
 from prompt_cache_key.stats.money import at_hand, load
 from prompt_cache_key.stats.report import report_of
+from prompt_cache_key.usage.accounting import Accounting
 
 
 class Commands:
@@ -60,9 +61,12 @@ class Commands:
         """Explain a miss, or say whether the prompt continues the one before it."""
         if not (this := read(flow)):
             raise exceptions.CommandError("the flow shows no Claude Code session")
-        earlier = list(islice(_before(flow, this), KEPT_EACH))
-        if not earlier:
+        before = list(islice(_before(flow, this), KEPT_EACH))
+        if not before:
             raise exceptions.CommandError("no earlier request of this session, agent and model")
+        accounting = Accounting()
+        requests = [read(each, accounting) for each in (*reversed(before), flow)]
+        *earlier, this = filter(None, requests)
         line, details = explain(earlier, this)
         _answer(f"explain: {line}; {pairs(session=this.session)}")
         if line not in flow.comment:
@@ -82,14 +86,14 @@ class Commands:
         _answer(f"report of {len(flows)} flows in {text(str(target))}")
 
 
-def _before(flow: Flow, this: FinishedRequest) -> Iterator[FinishedRequest]:
-    """Yield the earlier requests of a flow's conversation, the latest first."""
+def _before(flow: Flow, this: FinishedRequest) -> Iterator[Flow]:
+    """Yield the flows of a conversation before one of its flows, the latest first."""
     before = [each for each in _all_flows() if each.timestamp_created < flow.timestamp_created]
     for each in sorted(before, key=lambda each: -each.timestamp_created):
         if each.metadata.get("claude_session", this.session) == this.session:
             earlier = read(each)
             if earlier and earlier.conversation == this.conversation:
-                yield earlier
+                yield each
 
 
 def _all_flows() -> Sequence[Flow]:

@@ -111,7 +111,7 @@ def key(flow: http.HTTPFlow) -> Any:
     return json.loads(flow.request.content or b"{}").get("prompt_cache_key")
 
 
-def usage(input_: int, cached: int) -> bytes:
+def usage(input_: int, cached: int | None) -> bytes:
     details = {"cached_tokens": cached}
     return json.dumps(
         {"usage": {"prompt_tokens": input_, "prompt_tokens_details": details}}

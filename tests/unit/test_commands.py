@@ -75,10 +75,12 @@ class View:
         return self.flows
 
 
-def turn(context: Context, view: View, text: str, session: str = SESSION) -> http.HTTPFlow:
+def turn(
+    context: Context, view: View, text: str, session: str = SESSION, cached: int | None = 0
+) -> http.HTTPFlow:
     content = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]})
     headers = {"X-Claude-Code-Session-Id": session}
-    flow = context.answer(context.send(content.encode(), headers), usage(2048, 0))
+    flow = context.answer(context.send(content.encode(), headers), usage(2048, cached))
     flow.timestamp_created = len(view.flows)
     view.flows.append(flow)
     return flow
@@ -110,6 +112,19 @@ def test_explain(context: Context, log: Log) -> None:
     for other in (tflow.ttcpflow(), context.flow(b"?", {}), context.flow(headers={})):
         with pytest.raises(exceptions.CommandError, match="shows no Claude Code session"):
             context.master.commands.call("promptcache.explain", other)
+
+
+def test_explain_counts_what_a_response_leaves_out_as_the_log_does(
+    context: Context, log: Log
+) -> None:
+    """As vLLM does, which reports no cached tokens where there are none."""
+    view = View()
+    context.master.addons.add(view)
+    turn(context, view, "a", cached=128)
+    last = turn(context, view, "a", cached=None)
+    assert "usage hit=0% input=2048 cached=0 " in log()[-1]
+    context.master.commands.call("promptcache.explain", last)
+    assert "the upstream reports hit=0% input=2048 cached=0" in log()[-1]
 
 
 def test_report(context: Context, log: Log, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from prompt_cache_key.endpoint import model_in_path
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.identity import UNKNOWN, Identity, find_identity
 from prompt_cache_key.misses.history import History
+from prompt_cache_key.project import project_of
 from prompt_cache_key.stats.sums import bounded
 from prompt_cache_key.upstreams import Upstream, upstream_of
 from prompt_cache_key.usage.accounting import Accounting
@@ -86,6 +87,7 @@ def read(each: flow.Flow, accounting: Accounting | None = None) -> FinishedReque
         key_state=_name(known.get("prompt_cache_state") or ""),
         routing=_routing(request, upstream),
         upstream=upstream,
+        project=project_of(content),
         body=content,
     )
     usage, diagnosis = _usage(each.response, found, accounting or Accounting())

@@ -104,6 +104,12 @@ def test_a_host_that_is_no_name_is_not_looked_at() -> None:
     assert read(each) is None
 
 
+def test_the_project_is_the_folder_that_the_prompt_names() -> None:
+    system = "# Environment\n - Primary working directory: /home/me/shop\n"
+    assert asked(exchange(request_body(system=system))).project == "shop"
+    assert asked(exchange(request_body())).project == ""
+
+
 def test_endpoint_has_no_query() -> None:
     found = asked(exchange(request_body(), url=f"{URL}&key=secret"))
     assert found.endpoint == "https://gateway.test/v1/messages"
