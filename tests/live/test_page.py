@@ -141,7 +141,7 @@ def test_the_page_needs_no_upstream() -> None:
 
 
 def test_no_page_where_it_is_switched_off() -> None:
-    with proxied(prompt_cache_page="") as (upstream, proxy):
+    with proxied(prompt_cache_page="false") as (upstream, proxy):
         ask(proxy.port, OTHER)
         assert [request.target for request in upstream.take()] == [OTHER]
     assert not [line for line in proxy.lines if "live page" in line]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,16 @@ def test_the_command_and_a_status_line_beside_it(tmp_path: Path) -> None:
     with (
         Server(cached_reply) as server,
         start("-p", "0", "--mode", f"reverse:{server.url}") as proxy,
+        ExitStack() as stack,
     ):
+        stack.callback(proxy.terminate)
         assert proxy.stdout
         urls = (re.search(r"ANTHROPIC_BASE_URL=(\S+)", line) for line in proxy.stdout)
         env["ANTHROPIC_BASE_URL"] = url = next(filter(None, urls))[1]
         with Client(int(url.rpartition(":")[2])) as client:
-            client.send("POST", "/v1/messages", [], request_body(SESSION))
-        for session, line in ((SESSION, "cache 96%\n"), ("another", "")):
+            for _ in range(2):
+                client.send("POST", "/v1/messages", [], request_body(SESSION))
+        for session, line in ((SESSION, "cache 96%, session 97%\n"), ("another", "")):
             with start("status", stdin=subprocess.PIPE) as status:
                 assert status.communicate(json.dumps({"session_id": session}))[0] == line
             assert status.returncode == 0
-        proxy.terminate()

@@ -50,9 +50,11 @@ def path_of(secret: str) -> str:
 def write(folder: Path, ports: Iterable[int], secret: str) -> None:
     """Write the file of this process, and remove those of processes that have ended.
 
-    OSError if the file cannot be written.
+    OSError if the file cannot be written. A new home lacks the folder until mitmproxy makes it for
+    its certificates.
     """
     pid = os.getpid()
+    folder.mkdir(parents=True, exist_ok=True)
     for path, other in _files(folder):
         if not is_running(other):
             with suppress(OSError):

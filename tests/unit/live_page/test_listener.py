@@ -234,6 +234,7 @@ def test_no_page_no_file(page: Page, folder: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_a_warning(page: Page, folder: Path, log: Any) -> None:
     folder.rmdir()
+    folder.write_text("")
     page.running()
     [line] = log()
     assert line.startswith("WARNING [prompt-cache] the status line will not find the live page: ")

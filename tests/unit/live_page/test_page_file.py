@@ -42,6 +42,11 @@ def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_new_home_has_no_folder_yet(tmp_path: Path) -> None:
+    page_file.write(tmp_path / "home" / ".mitmproxy", [8080], SECRET)
+    assert read(tmp_path / "home" / ".mitmproxy" / f"prompt-cache-{PID}.json")
+
+
 def test_a_file_that_is_there_is_not_written_through(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("precious")
@@ -54,8 +59,6 @@ def test_a_file_that_is_there_is_not_written_through(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        page_file.write(tmp_path / "missing", [8080], SECRET)
     (tmp_path / f"prompt-cache-{PID}.json").mkdir()
     with pytest.raises(FileExistsError):
         page_file.write(tmp_path, [8080], SECRET)

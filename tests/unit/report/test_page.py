@@ -208,7 +208,7 @@ def test_money_is_shown_where_prices_are_known() -> None:
     sums = replace(made.sums, saved=12.3, missed_cost=0.5)
     session = made.sessions[0]
     known = replace(session.sums, saved=12.3, missed_cost=None)
-    made = made._replace(sums=sums, sessions=[session._replace(sums=known)])
+    made = replace(made, sums=sums, sessions=[replace(session, sums=known)])
     text = Reader(made).text
     assert "Saved $12.30 by the cache Misses cost $0.50 paid for again" in text
     assert "20,000 2 $12.30 ? " in text
