@@ -1,5 +1,5 @@
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,6 +10,15 @@ settings.register_profile(
     "brief", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("brief")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a skipped test of real clients: where they are run, none may be missing."""
+    report = yield
+    if report.skipped and item.get_closest_marker("client"):
+        report.outcome = "failed"
+    return report
 
 
 @pytest.fixture

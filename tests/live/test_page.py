@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -19,7 +18,6 @@ from live.proxied import cached_reply, flows, proxied
 
 SESSION = "7d0c3b6e-9a43-4c1c-8a55-0f6f4b1f2f11"
 OTHER = f"/prompt-cache/{'0' * 32}/"
-NGINX = shutil.which("nginx")
 
 
 def page_of(mitmdump: Mitmdump) -> str:
@@ -148,7 +146,6 @@ def test_no_page_where_it_is_switched_off() -> None:
 
 
 @pytest.mark.client
-@pytest.mark.skipif(not NGINX, reason="nginx is not installed")
 def test_nginx_in_front_shows_nothing_to_who_does_not_know_the_secret(
     mitmdump: Mitmdump, server: Server
 ) -> None:
@@ -175,7 +172,7 @@ def nginx(upstream: int) -> Iterator[int]:
             f"http {{ access_log off; {paths} server {{ listen {LOOPBACK}:{port};\n"
             f"location / {{ proxy_pass http://{LOOPBACK}:{upstream}; }} }} }}\n"
         )
-        command = [str(NGINX), "-p", folder, "-c", f"{folder}/nginx.conf", "-e", "stderr"]
+        command = ["nginx", "-p", folder, "-c", f"{folder}/nginx.conf", "-e", "stderr"]
         with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
             try:
                 for _ in range(1000):
