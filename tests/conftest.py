@@ -13,7 +13,9 @@ settings.load_profile("brief")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Fail a skipped test of real clients: where they are run, none may be missing."""
     report = yield
     if report.skipped and item.get_closest_marker("client"):
