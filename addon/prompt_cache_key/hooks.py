@@ -94,7 +94,7 @@ class PromptCacheKey:
         try:
             body = await read_body(flow.request)
             ours = await self.injector.prepare(flow, body, may_insert=may_insert)
-            if ours and ours.body is not body and is_open(flow):
+            if ours and ours.body is not body:
                 await replace_body(flow.request, ours.body)
         except ValueError as e:
             self.state.skip(flow, str(e), logging.WARNING)
@@ -140,7 +140,7 @@ class PromptCacheKey:
     async def response(self, flow: http.HTTPFlow) -> None:
         """Report what the upstream read from its cache, and keep what was streamed."""
         self._halt_page(flow)
-        self.state.bridge.remove(flow, is_answered=not flow.error)
+        self.state.bridge.remove(flow)
         if ours := self.state.in_flight.pop(flow, None):
             self.streaming.keep(flow, ours.tap)
             await self.outcome.finish(flow, ours)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,7 +41,6 @@ class Context:
         method: str = "POST",
     ) -> http.HTTPFlow:
         request = http.Request.make(method, url, content)
-        request.headers["content-type"] = "application/json"
         request.headers.update(headers)
         flow = tflow.tflow(req=request)
         flow.live = True
@@ -107,12 +105,6 @@ def addon_context() -> Iterator[Context]:
         made = Context(context, addon)
         yield made
         context.master.addons.remove(addon)
-
-
-def fields(line: str) -> dict[str, str]:
-    """Return the fields of a log line, `name=value` each."""
-    found = re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)', line)
-    return {name: json.loads(value) if value[0] == '"' else value for name, value in found}
 
 
 def key(flow: http.HTTPFlow) -> Any:
