@@ -14,7 +14,7 @@ from lib import LOOPBACK
 _BACKENDS = {
     "header": """
     balance hdr({header})
-    # A replica that goes takes only its own sessions along.
+    # A replica that ends takes only its own sessions along.
     hash-type consistent
 """,
     "key": """
