@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from mitmproxy.test import tflow
-from unit.context import BODY, HEADER, SESSION, URL, Context, key, usage
+from unit.context import BODY, HEADER, SESSION, Context, fields, key, usage
 
 Log = Callable[[], list[str]]
 
@@ -14,10 +14,18 @@ QUESTION = (
     b'{"model":"gpt","system":"You are an agent.\\nBe brief.",'
     b'"messages":[{"role":"user","content":"why is the sky blue?"}]}'
 )
-PROBLEM = f"WARNING [prompt-cache] no key for POST {URL[:-10]}, it goes on unchanged: "
+OTHER_SESSION = SESSION.replace("3", "4")
+OPENAI = "https://api.openai.com/v1/responses"
+FRONT = "http://translator.test/v1/messages"
 
 
-def test_mapping(context: Context, log: Log) -> None:
+def of_user(device: str, session: str, model: str = "m") -> bytes:
+    """Return a body whose metadata names user and session."""
+    user_id = f"user_{device}_account__session_{session}"
+    return json.dumps({"model": model, "metadata": {"user_id": user_id}}).encode()
+
+
+def test_a_session_has_one_key_for_each_model(context: Context, log: Log) -> None:
     first, second = context.send(), context.send()
     assert first.request.content == b'{"prompt_cache_key":"%s",' % key(first).encode() + BODY[1:]
     assert key(second) == key(first)
@@ -29,9 +37,13 @@ def test_mapping(context: Context, log: Log) -> None:
     }
     assert second.metadata["prompt_cache_state"] == "reused"
     assert first.comment == f"3f6c1c1e main gpt-5.4 key={key(first)[:8]}"
-    line = f"INFO [prompt-cache] key={key(first)} session={SESSION} agent=main model=gpt-5.4"
-    how = "source=header scope=session"
-    assert log() == [f"{line} state=new {how}", f"{line} state=reused {how}"]
+    lines = log()
+    assert all(line.startswith("INFO [prompt-cache] key=") for line in lines)
+    assert list(fields(lines[0]).items()) == [
+        *(("key", key(first)), ("session", SESSION), ("agent", "main"), ("model", "gpt-5.4")),
+        *(("state", "new"), ("source", "header"), ("scope", "session")),
+    ]
+    assert fields(lines[1])["state"] == "reused"
     assert key(context.send(headers={"X-Claude-Code-Session-Id": "other"})) != key(first)
     assert key(context.send(b'{"model":"gpt-5.4-mini"}')) != key(first)
 
@@ -50,7 +62,7 @@ def test_mapping(context: Context, log: Log) -> None:
         (b'{"model":null}', False, "new"),
     ],
 )
-def test_states(context: Context, content: bytes, overwrite: bool, state: str) -> None:
+def test_own_key_that_is_not_blank_stays(context: Context, content: bytes, overwrite: bool, state: str) -> None:
     context.set(overwrite=overwrite)
     flow = context.send(content)
     assert flow.metadata["prompt_cache_state"] == state
@@ -69,7 +81,7 @@ def test_chosen_headers_get_the_same_value(context: Context) -> None:
 
 
 @pytest.mark.parametrize("own", ["a\r\nb", "ü", "x" * 257, 7, {"a": 1}, "\ud800"])
-def test_own_key_that_no_header_can_carry(context: Context, own: object) -> None:
+def test_own_key_that_fits_no_header_is_in_none(context: Context, own: object) -> None:
     context.set(headers=["session-id"])
     flow = context.send(json.dumps({"prompt_cache_key": own}).encode())
     assert flow.metadata["prompt_cache_state"] == "kept"
@@ -77,7 +89,7 @@ def test_own_key_that_no_header_can_carry(context: Context, own: object) -> None
     flow.metadata["prompt_cache_key"].encode()
 
 
-def test_headers_of_a_known_upstream(context: Context) -> None:
+def test_known_upstream_gets_its_routing_headers(context: Context) -> None:
     url = "https://chatgpt.com/backend-api/codex/responses"
     flow = context.send(url=url)
     assert flow.request.headers["session-id"] == key(flow)
@@ -88,45 +100,91 @@ def test_headers_of_a_known_upstream(context: Context) -> None:
     assert "session-id" not in context.send(url=url).request.headers
 
 
-def test_scope(context: Context, log: Log) -> None:
+def test_scope_decides_who_shares_a_key(context: Context) -> None:
     agents = [HEADER, HEADER | {"x-claude-code-agent-id": "a1"}]
     assert len({key(context.send(headers=headers)) for headers in agents}) == 1
+    context.set(scope="agent")
+    assert len({key(context.send(headers=headers)) for headers in agents}) == 2
+    context.set(scope="user")
+    both = [of_user("a" * 64, session) for session in (SESSION, OTHER_SESSION)]
+    assert len({key(context.send(body, {})) for body in both}) == 1
+    assert key(context.send(of_user("b" * 64, SESSION), {})) != key(context.send(both[0], {}))
+
+
+def test_agent_id_that_is_malformed_has_no_key_of_its_own(context: Context, log: Log) -> None:
     bad = HEADER | {"x-claude-code-agent-id": "ü"}
     assert context.send(headers=bad).metadata["claude_agent"] == "unknown"
     context.set(scope="agent")
-    assert len({key(context.send(headers=headers)) for headers in agents}) == 2
     log()
     assert context.send(headers=bad).request.content == BODY
-    assert log() == [PROBLEM + "its header x-claude-code-agent-id is malformed"]
+    (line,) = log()
+    assert line.startswith("WARNING ")
+    assert "x-claude-code-agent-id" in line
+
+
+def test_unknown_user_is_no_user(context: Context, log: Log) -> None:
     context.set(scope="user")
     sessions = [{"X-Claude-Code-Session-Id": name} for name in "ab"]
-    assert len({key(context.send(headers=headers)) for headers in sessions}) == 1
-    assert log()[-1].endswith(" source=header scope=user")
-    ids = [json.dumps({"metadata": {"user_id": RAW.replace("a" * 64, x * 64)}}) for x in "ab"]
-    assert len({key(context.send(body.encode(), {})) for body in ids}) == 2
+    assert len({key(context.send(headers=headers)) for headers in sessions}) == 2
+    assert fields(log()[-1])["scope"] == "session"
 
 
-def test_openai_6_is_asked_by_user_and_why_it_missed(context: Context) -> None:
+def test_auto_scope_is_the_upstreams(context: Context, log: Log) -> None:
+    both = [of_user("a" * 64, session, "gpt-6") for session in (SESSION, OTHER_SESSION)]
+    assert len({key(context.send(body, {}, OPENAI)) for body in both}) == 1
+    assert fields(log()[-1])["scope"] == "user"
+    assert len({key(context.send(body, {})) for body in both}) == 2
+
+
+def test_upstream_that_explains_misses_is_asked(context: Context) -> None:
     context.set(diagnose=True)
-    url = "https://api.openai.com/v1/responses"
     content = b'{"model":"gpt-6"}'
-    first = context.send(content, url=url)
-    assert key(first) == key(context.send(content, {"X-Claude-Code-Session-Id": "other"}, url))
+    first = context.send(content, url=OPENAI)
     assert b"prompt_cache_options" not in (first.request.content or b"")
     context.answer(first, b'{"id":"resp_1","object":"response","usage":{"input_tokens":9}}')
-    asked = json.loads(context.send(content, url=url).request.content or b"")
+    asked = json.loads(context.send(content, url=OPENAI).request.content or b"")
     assert asked["prompt_cache_options"] == {"comparison_response_id": "resp_1"}
     own = b'{"model":"gpt-6","prompt_cache_options":{}}'
-    assert (context.send(own, url=url).request.content or b"").endswith(own[1:])
+    assert (context.send(own, url=OPENAI).request.content or b"").endswith(own[1:])
 
 
-def test_known_to_reject_it_behind_a_tunnel_and_for_some_models(context: Context, log: Log) -> None:
+def test_upstream_that_rejects_the_field_for_a_model_is_observed(
+    context: Context, log: Log
+) -> None:
     url = "https://x.openai.azure.com/openai/v1/responses"
     assert context.send(b'{"model":"grok-5"}', url=url).request.content == b'{"model":"grok-5"}'
-    assert log()[0].endswith("it goes on unchanged: the upstream rejects the field")
+    mapping = fields(log()[-1])
+    assert mapping["state"] == "observed"
+    assert "key" not in mapping
     assert key(context.send(b'{"model":"gpt-6"}', url=url))
     context.set(filter="~all")
     assert key(context.send(b'{"model":"grok-5"}', url=url))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"x-amz-content-sha256": "e3b0"},
+        {"content-md5": "1B2M"},
+        {"digest": "sha-256=x"},
+        {"authorization": "AWS4-HMAC-SHA256 Credential=x"},
+    ],
+)
+def test_signed_request_is_observed(context: Context, header: dict[str, str]) -> None:
+    context.set(headers=["session-id"])
+    flow = context.flow(headers=HEADER | header)
+    before = flow.request.headers.fields
+    asyncio.run(context.addon.request(flow))
+    assert flow.request.content == BODY
+    assert flow.request.headers.fields == before
+    assert flow.metadata["prompt_cache_state"] == "observed"
+
+
+def test_body_with_two_blank_keys_gets_the_key_that_is_logged(context: Context, log: Log) -> None:
+    flow = context.send(b'{"model":"m","prompt_cache_key":"","prompt_cache_key":""}')
+    sent = json.loads(flow.request.content or b"", object_pairs_hook=list)
+    logged = fields(log()[-1])["key"]
+    assert {value for name, value in sent if name == "prompt_cache_key"} == {logged}
 
 
 def test_attribution_is_stripped(context: Context) -> None:
@@ -141,52 +199,89 @@ def test_attribution_is_stripped(context: Context) -> None:
 # The bridge
 
 
-def test_call_gets_the_key_of_its_cause(context: Context, log: Log) -> None:
-    front = context.send(QUESTION, url="http://translator.test/v1/messages")
+def total(context: Context) -> tuple[int, int, int]:
+    sums = context.state.sessions.total
+    return sums.requests, sums.input, sums.cached
+
+
+def test_call_gets_the_key_of_its_origin_and_counts_in_its_place(
+    context: Context, log: Log
+) -> None:
+    front = context.send(QUESTION, url=FRONT)
     calls = [context.send(QUESTION, {}) for _ in range(2)]
     assert {key(front)} == {key(call) for call in calls}
-    assert log()[-1].endswith("state=reused source=bridge scope=session")
+    mapping = fields(log()[-1])
+    assert (mapping["state"], mapping["source"]) == ("reused", "bridge")
     for flow in (*calls, front):
         context.answer(flow, usage(2048, 1920))
-    assert str(context.state.totals.all) == "requests=2 input=4096 cached=3840 hit=94%"
+    assert total(context) == (2, 4096, 3840)
     assert key(context.send(QUESTION, {})) is None
 
 
-def test_call_that_shows_its_session_counts_in_place_of_its_cause(context: Context) -> None:
-    front = context.send(QUESTION, url="http://translator.test/v1/messages")
+def test_call_after_its_client_has_gone_gets_no_key(context: Context) -> None:
+    front = context.send(QUESTION, url=FRONT)
+    front.error = tflow.terr()
+    asyncio.run(context.addon.error(front))
+    context.send(QUESTION, HEADER | {"X-Claude-Code-Session-Id": OTHER_SESSION}, FRONT)
+    assert key(context.send(QUESTION, {})) is None
+
+
+def test_call_that_shows_its_session_counts_in_place_of_its_origin(context: Context) -> None:
+    front = context.send(QUESTION, url=FRONT)
     call, _ = context.stream(context.flow(QUESTION))
     for flow in (front, call):
         context.answer(flow, usage(2048, 1920))
-    assert str(context.state.totals.all) == "requests=1 input=2048 cached=1920 hit=94%"
+    assert total(context) == (1, 2048, 1920)
 
 
-@pytest.mark.parametrize("is_streamed", [True, False])
-def test_others_have_their_turn_while_the_cause_of_a_large_call_is_found(
-    context: Context, is_streamed: bool
+@pytest.mark.parametrize("headers", [HEADER, {}])
+def test_others_have_their_turn_while_the_origin_of_a_large_call_is_found(
+    context: Context, headers: dict[str, str]
 ) -> None:
-    large = QUESTION.replace(b"why", b"why? " * 600_000)
-    fronts = [
-        context.send(each, url="http://translator.test/v1/messages") for each in (large, QUESTION)
-    ]
-    call = context.flow(large)
-    if is_streamed:
-        context.stream(call)
-    else:
-        asyncio.run(context.addon.request(call))
-    assert call.metadata["prompt_cache_key"] == key(fronts[0])
-    context.answer(call, usage(2048, 0))
-    context.answer(fronts[0], usage(1, 0))
-    assert context.state.totals.all.input == 2048
+    large = QUESTION.replace(b"why", b"why? " * 100_000)
+    fronts = [context.send(each, url=FRONT) for each in (large, QUESTION)]
+    turns = 0
+
+    async def search() -> None:
+        nonlocal turns
+        call = context.flow(large, headers)
+        searching = asyncio.create_task(context.addon.request(call))
+        while not searching.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert call.metadata["prompt_cache_key"] == key(fronts[0])
+
+    asyncio.run(search())
+    assert turns > 10
 
 
-def test_bridge_is_off(context: Context) -> None:
+def test_call_that_one_of_two_sessions_of_a_user_makes_gets_the_users_key(
+    context: Context, log: Log
+) -> None:
+    context.set(scope="user")
+    fronts = []
+    for session in (SESSION, OTHER_SESSION):
+        user_id = of_user("a" * 64, session)[len(b'{"model": "m", ') :]
+        fronts.append(context.send(QUESTION[:-1] + b"," + user_id, {}, FRONT))
+    context.set(headers=["x-own"])
+    call = context.send(QUESTION, {})
+    assert key(call) == key(fronts[0]) == key(fronts[1])
+    mapping = fields(log()[-1])
+    assert (mapping["session"], mapping["scope"]) == ("?", "user")
+    context.answer(call, usage(2048, 1920))
+    assert total(context) == (1, 2048, 1920)
+
+
+def test_bridge_can_be_off(context: Context) -> None:
     context.set(bridge=False)
     context.send(QUESTION)
     assert context.send(QUESTION, {}, "http://other.test/messages").request.content == QUESTION
 
 
-def test_bad_own_key_is_replaced_where_the_bridge_knows_the_session(context: Context) -> None:
-    context.send(QUESTION, url="http://translator.test/v1/messages")
+def test_raw_user_id_as_key_is_replaced_where_the_bridge_knows_the_session(
+    context: Context,
+) -> None:
+    context.send(QUESTION, url=FRONT)
     flow = context.send(QUESTION[:-1] + b',"prompt_cache_key":"%s"}' % RAW[:64].encode(), {})
     assert flow.metadata["prompt_cache_state"] == "replaced"
 
