@@ -17,6 +17,8 @@ from json.decoder import scanstring  # type: ignore[attr-defined]  # public, unl
 from typing import Any, Final
 
 NAME: Final = "prompt_cache_key"
+DIAGNOSIS: Final = "prompt_cache_options"
+"""The member that asks an upstream to explain a miss."""
 ABSENT: Final = object()
 
 MEMBER_SIZE: Final = len(f'"{NAME}":"{"-" * 36}",')

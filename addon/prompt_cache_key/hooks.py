@@ -25,6 +25,10 @@ from prompt_cache_key.streaming.tap import Tap
 from prompt_cache_key.upstreams import upstream_of
 from prompt_cache_key.usage.reader import UsageReader
 
+CANNOT_HOLD = (
+    "it is streamed and cannot be held back: no JSON, chunked, coded, signed or over 16 MB"
+)
+
 
 class PromptCacheKey:
     """Inserts one stable `prompt_cache_key` for each Claude Code session into outgoing requests.
@@ -86,7 +90,9 @@ class PromptCacheKey:
         ):
             self._skip(flow)
         elif isinstance(streamed, Tap):
-            await self._observe(flow, streamed.content)
+            if is_selected:
+                self.state.skip(flow, CANNOT_HOLD, logging.WARNING)
+            await self._observe(flow, streamed.content or b"")
         else:
             await self._insert(flow, may_insert=is_selected)
 
@@ -94,7 +100,7 @@ class PromptCacheKey:
         try:
             body = await read_body(flow.request)
             ours = await self.injector.prepare(flow, body, may_insert=may_insert)
-            if ours and ours.body is not body:
+            if ours and ours.body is not body and is_open(flow):
                 await replace_body(flow.request, ours.body)
         except ValueError as e:
             self.state.skip(flow, str(e), logging.WARNING)
@@ -102,18 +108,15 @@ class PromptCacheKey:
             if ours and is_open(flow):
                 self.injector.begin(flow, ours)
 
-    async def _observe(self, flow: http.HTTPFlow, body: bytes | None) -> None:
-        """Observe a streamed request that passed as it came."""
-        reason = "it is streamed and cannot be held back: chunked, coded, signed or over 16 MB"
-        if self.state.destinations.selects(flow):
-            self.state.skip(flow, reason, logging.WARNING)
+    async def _observe(self, flow: http.HTTPFlow, body: bytes) -> None:
+        """Observe a streamed request that has passed as it came; its headers show the session."""
         try:
-            ours = await self.injector.prepare(flow, body or b"{}", may_insert=False)
-        except ValueError as e:
-            self.state.skip(flow, str(e))
-        else:
-            if ours:
-                self.injector.begin(flow, ours)
+            ours = await self.injector.prepare(flow, body, may_insert=False)
+        except ValueError:  # coded, too large to be kept, or not JSON
+            if ours := await self.injector.prepare(flow, b"{}", may_insert=False):
+                ours.body = b""
+        if ours:
+            self.injector.begin(flow, ours)
 
     def _skip(self, flow: http.HTTPFlow) -> None:
         """Count a request that the filter does not select, and log the reason."""
@@ -140,7 +143,7 @@ class PromptCacheKey:
     async def response(self, flow: http.HTTPFlow) -> None:
         """Report what the upstream read from its cache, and keep what was streamed."""
         self._halt_page(flow)
-        self.state.bridge.remove(flow)
+        self.state.bridge.remove(flow, is_answered=not flow.error)
         if ours := self.state.in_flight.pop(flow, None):
             self.streaming.keep(flow, ours.tap)
             await self.outcome.finish(flow, ours)

@@ -33,6 +33,8 @@ AGENT_HEADER = b"x-claude-code-agent-id"
 MAIN = "main"
 UNKNOWN = "unknown"
 """The agent of a request whose agent header is malformed."""
+UNKNOWN_SESSION = "?"
+"""The session, and the agent, where several are equally likely and only the user is known."""
 MAX_LENGTH = 256
 MAX_USER_ID = 16_384
 """Characters of a user id that is parsed; Claude Code's own have at most 186."""

@@ -7,17 +7,22 @@ from typing import Any, cast
 
 from mitmproxy import http
 
-from prompt_cache_key.body import MEMBER_SIZE, NAME, Body
+from prompt_cache_key.body import DIAGNOSIS, MEMBER_SIZE, NAME, Body
 from prompt_cache_key.endpoint import endpoint_of, model_in_path
-from prompt_cache_key.identity import Identity, find_identity, find_user, is_raw_user_id
+from prompt_cache_key.identity import (
+    UNKNOWN_SESSION,
+    Identity,
+    find_identity,
+    find_user,
+    is_raw_user_id,
+)
 from prompt_cache_key.in_flight import RequestInFlight
 from prompt_cache_key.keys import Name, name_of
 from prompt_cache_key.log import log, pairs
 from prompt_cache_key.message_body import is_signed
 from prompt_cache_key.options import AUTO
-from prompt_cache_key.outcome import DIAGNOSIS, Outcome
+from prompt_cache_key.outcome import Outcome
 from prompt_cache_key.state import State, is_open
-from prompt_cache_key.stats.sessions import UNKNOWN_SESSION
 from prompt_cache_key.streaming.held_request import HeldRequest
 from prompt_cache_key.strip import strip
 from prompt_cache_key.upstreams import DEFAULT_FILTER, RoutingHeader, upstream_of
@@ -157,11 +162,13 @@ class Injector:
         """Put the key into the body of a request, and its headers beside it."""
         options = self.state.options
         names = ours.upstream.strip if tuple(options.strip) == AUTO else tuple(options.strip)
-        if any(names):
+        for name in filter(None, names):
             try:
-                body = Body(strip(body.raw, filter(None, names)))
+                stripped = strip(body.raw, [name])
             except ValueError as e:
-                self.state.log_once(logging.WARNING, flow, f"nothing is stripped: {e}")
+                self.state.log_once(logging.WARNING, flow, f"{name} is not stripped: {e}")
+            else:
+                body = body if stripped is body.raw else Body(stripped)
         if body.has_key and not (options.overwrite or is_raw_user_id(body.own_key)):
             ours.state, ours.body = "kept", body.raw
             ours.key = body.own_key if isinstance(body.own_key, str) else ""
@@ -209,32 +216,30 @@ class Injector:
     ) -> None:
         """Choose the routing headers that carry the key; a held request's headers are gone."""
         chosen = tuple(filter(None, self.state.options.headers))
-        is_auto = chosen == AUTO
+        is_auto, is_held = chosen == AUTO, isinstance(flow.request.stream, HeldRequest)
         headers = ours.upstream.headers if is_auto else tuple(map(RoutingHeader, chosen))
         for header in headers:
-            own = flow.request.headers.get(header.name) if is_auto else None
-            if own is not None and not self._is_replaced(flow, ours, header.name, own):
-                ours.routing[header.name] = own[:MAX_LENGTH]
+            name, own = header.name.lower(), flow.request.headers.get(header.name)
+            is_replaced = self.state.routing.is_replaced
+            stays = is_auto and own is not None and not is_replaced(ours.conversation, name, own)
+            if own is not None and (stays or is_held):
+                ours.routing[name] = own[:MAX_LENGTH]
+            if stays:
                 continue
-            if isinstance(flow.request.stream, HeldRequest):
+            if is_held:
                 what = "it is streamed, and its headers went on before its key was known"
-                self.state.log_once(logging.WARNING, flow, f"no header {header.name}: {what}")
+                self.state.log_once(logging.WARNING, flow, f"no header {name}: {what}")
                 continue
+            if is_auto and own is not None:
+                what = f"its client sends a new {name} with each request, so it is replaced"
+                self.state.log_once(logging.WARNING, flow, what)
             value = ours.key
             if header.scope == "session" and ours.scope != "session":
                 value = ""
                 if ours.identity.session != UNKNOWN_SESSION:
                     value, _ = await self._get(self._name(ours, "session"), may_wait=may_wait)
             if header.takes(value):
-                ours.headers[header.name] = value
-                ours.routing[header.name] = value
-
-    def _is_replaced(self, flow: http.HTTPFlow, ours: RequestInFlight, name: str, own: str) -> bool:
-        if not self.state.routing.is_replaced(ours.conversation, name, own):
-            return False
-        what = f"its client sends a new {name} with each request, so it is replaced"
-        self.state.log_once(logging.WARNING, flow, what)
-        return True
+                ours.headers[header.name] = ours.routing[name] = value
 
 
 def _user(body: Body) -> tuple[str, str] | None:

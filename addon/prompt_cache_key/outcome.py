@@ -10,11 +10,12 @@ import asyncio
 import logging
 import shlex
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from mitmproxy import http
 
-from prompt_cache_key.body import NAME
+from prompt_cache_key.body import DIAGNOSIS, NAME
 from prompt_cache_key.codings import decode
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.in_flight import RequestInFlight
@@ -30,8 +31,6 @@ from prompt_cache_key.usage.reader import Usage
 
 if TYPE_CHECKING:
     from prompt_cache_key.stats.sessions import Ticket
-
-DIAGNOSIS = "prompt_cache_options"
 
 MARKER = ":red_circle:"
 """The emoji name that marks a flow with missed tokens."""
@@ -60,6 +59,9 @@ class Outcome:
         self._tickets: dict[Ticket, tuple[http.HTTPFlow, RequestInFlight]] = {}
         self._judging = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unjudged: list[Counted] = []
+        # Of its own: asyncio's default is what names of hosts are looked up in.
+        self._thread = ThreadPoolExecutor(1, "prompt_cache_key")
 
     def begin(self, flow: http.HTTPFlow, ours: RequestInFlight) -> None:
         """Register a request that is sent on, and comment its flow."""
@@ -98,7 +100,8 @@ class Outcome:
         counted = self._count(ours, finished)
         if not any(each.flow is flow for each in counted):
             flow.metadata["prompt_cache_counts"] = False  # the call made for this request counts
-        if counted and len(self._tasks) < MAX_JUDGED:
+        if counted and len(self._unjudged) < MAX_JUDGED:
+            self._unjudged += counted
             # The client of a response that is not streamed waits for this hook.
             task = asyncio.create_task(self._judge(counted))
             self._tasks.add(task)
@@ -110,7 +113,11 @@ class Outcome:
             self._check_rejection(flow, ours, response, usage)
 
     def close(self) -> None:
-        """Count the requests in flight, as none gets a response any more."""
+        """Add the requests that wait for a judgement or a response: neither comes any more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        for task in self._tasks:
+            task.cancel()
+        self._add(self._unjudged)
         for ticket in self.state.sessions.close():
             _, ours = self._tickets[ticket]
             self._add(self._count(ours, _finished(ours, None, "")))
@@ -126,16 +133,17 @@ class Outcome:
 
     async def _judge(self, counted: list[Counted]) -> None:
         """Judge requests in a thread, as the comparison of large bodies takes a second."""
-        history = self.state.history
+        history, loop = self.state.history, asyncio.get_running_loop()
         async with self._judging:
             for each in counted:
                 request, cold = each.request, None
                 if history.may_have_missed(request):
-                    miss = await asyncio.to_thread(history.judge, request)
+                    miss = await loop.run_in_executor(self._thread, history.judge, request)
                     request = request._replace(miss=miss)
                 elif request.is_first and history.may_be_cold(request):
-                    cold = await asyncio.to_thread(history.cold_start, request)
+                    cold = await loop.run_in_executor(self._thread, history.cold_start, request)
                 history.add(request)
+                self._unjudged.remove(each)
                 self._add([each._replace(request=request)], cold)
 
     def _add(self, counted: Iterable[Counted], cold: Miss | None = None) -> None:
@@ -148,7 +156,7 @@ class Outcome:
             warning = self.state.sessions.add(request)
             if warning:
                 log(logging.WARNING, warning.line, client)
-            if cold:
+            if cold and self.state.is_new(f"cold start: {cold.kind}"):
                 who = pairs(session=request.session, model=request.model)
                 what = f"a new conversation read nothing of what another one has cached ({who})"
                 why = f"expected {cold.expected} tokens; main cause: {cold.cause}"

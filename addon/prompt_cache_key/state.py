@@ -54,25 +54,36 @@ class State:
         self.store: Store = self.keys
         self.destinations = Destinations(self.options.filter)
 
-    def log_once(self, level: int, flow: http.HTTPFlow, what: str, before: str = "") -> None:
-        """Log what happened to a flow, with words before its URL, unless that was logged before."""
-        if what not in self._logged and len(self._logged) < MAX_LOGGED_ONCE:
-            self._logged.add(what)
+    def is_new(self, what: str) -> bool:
+        """Return whether something is to be logged that is logged once, and remember it."""
+        if what in self._logged or len(self._logged) >= MAX_LOGGED_ONCE:
+            return False
+        self._logged.add(what)
+        return True
+
+    def log_once(self, level: int, flow: http.HTTPFlow, what: str) -> None:
+        """Log what happened to a flow, with its URL, unless that was logged before."""
+        if self.is_new(what):
             url = text(self.destinations.of(flow).url)
-            log(level, f"{before}{url}: {what}", flow.client_conn.peername)
+            log(level, f"{url}: {what}", flow.client_conn.peername)
 
     def skip(self, flow: http.HTTPFlow, reason: str, level: int = logging.DEBUG) -> None:
-        """Count and log a request that gets no key: at DEBUG each, as a warning once a reason."""
+        """Count and log a request that gets no key: at DEBUG each, as a warning once a reason.
+
+        `reason` goes on after "because".
+        """
         if reason not in self.skipped and len(self.skipped) >= MAX_REASONS:
             self.skipped["other reasons"] += 1
         else:
             self.skipped[reason] += 1
-        before = f"no key for {text(flow.request.method)} "
         if level > logging.DEBUG:
-            self.log_once(level, flow, f"the request goes on unchanged: {reason}", before)
-        elif logging.getLogger(LOGGER).isEnabledFor(level):
-            url = text(self.destinations.of(flow).url)
-            log(level, f"{before}{url}: {reason}", flow.client_conn.peername)
+            is_logged = self.is_new(reason)
+        else:
+            is_logged = logging.getLogger(LOGGER).isEnabledFor(level)
+        if is_logged:
+            method, url = text(flow.request.method), text(self.destinations.of(flow).url)
+            what = f"no key for {method} {url}: it goes on unchanged because {reason}"
+            log(level, what, flow.client_conn.peername)
 
 
 def is_open(flow: http.HTTPFlow) -> bool:

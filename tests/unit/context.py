@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,6 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.save import Save
 from mitmproxy.test import taddons, tflow
 from prompt_cache_key.hooks import PromptCacheKey
-from prompt_cache_key.streaming.held_request import HeldRequest
 
 SESSION = "3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"
 HEADER = {"X-Claude-Code-Session-Id": SESSION}
@@ -41,6 +41,7 @@ class Context:
         method: str = "POST",
     ) -> http.HTTPFlow:
         request = http.Request.make(method, url, content)
+        request.headers["content-type"] = "application/json"
         request.headers.update(headers)
         flow = tflow.tflow(req=request)
         flow.live = True
@@ -60,8 +61,8 @@ class Context:
         )
         self.addon.streaming.requestheaders(flow)
         sent = content or b""
-        if isinstance(flow.request.stream, HeldRequest):
-            sent = b"".join(part for each in (sent, b"") for part in flow.request.stream(each))
+        if callable(stream := flow.request.stream):
+            sent = b"".join(part for each in (sent, b"") for part in stream(each))
         asyncio.run(self.addon.request(flow))
         return flow, sent
 
@@ -105,6 +106,12 @@ def addon_context() -> Iterator[Context]:
         made = Context(context, addon)
         yield made
         context.master.addons.remove(addon)
+
+
+def fields(line: str) -> dict[str, str]:
+    """Return the fields of a log line, `name=value` each."""
+    found = re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)', line)
+    return {name: json.loads(value) if value[0] == '"' else value for name, value in found}
 
 
 def key(flow: http.HTTPFlow) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from mitmproxy import http
 from mitmproxy.test import tflow
 from unit.context import BODY, HEADER, SESSION, Context, fields, key, usage
 
@@ -16,6 +17,7 @@ QUESTION = (
 )
 OTHER_SESSION = SESSION.replace("3", "4")
 OPENAI = "https://api.openai.com/v1/responses"
+CODEX = "https://chatgpt.com/backend-api/codex/responses"
 FRONT = "http://translator.test/v1/messages"
 
 
@@ -62,7 +64,9 @@ def test_a_session_has_one_key_for_each_model(context: Context, log: Log) -> Non
         (b'{"model":null}', False, "new"),
     ],
 )
-def test_own_key_that_is_not_blank_stays(context: Context, content: bytes, overwrite: bool, state: str) -> None:
+def test_own_key_that_is_not_blank_stays(
+    context: Context, content: bytes, overwrite: bool, state: str
+) -> None:
     context.set(overwrite=overwrite)
     flow = context.send(content)
     assert flow.metadata["prompt_cache_state"] == state
@@ -90,7 +94,7 @@ def test_own_key_that_fits_no_header_is_in_none(context: Context, own: object) -
 
 
 def test_known_upstream_gets_its_routing_headers(context: Context) -> None:
-    url = "https://chatgpt.com/backend-api/codex/responses"
+    url = CODEX
     flow = context.send(url=url)
     assert flow.request.headers["session-id"] == key(flow)
     assert context.send(headers=HEADER | {"session-id": "own"}, url=url).request.headers[
@@ -196,6 +200,66 @@ def test_attribution_is_stripped(context: Context) -> None:
         assert key(flow)
 
 
+def test_text_that_cannot_be_found_costs_neither_other_texts_nor_the_key(
+    context: Context, log: Log
+) -> None:
+    context.set(strip=["countdown", "attribution"])
+    block = b'{"type":"text","text":"x-anthropic-billing-header: cch=1;"}'
+    rest = b'"messages":["total_tokens",%s]}' % b",".join([b"0"] * 200_000)
+    for _ in range(2):
+        flow = context.send(b'{"model":"m","system":[%s,1],%s' % (block, rest))
+        sent = flow.request.content or b""
+        assert sent.startswith(b'{"prompt_cache_key":"')
+        assert sent.endswith(b'"system":[1],' + rest)
+    (warning,) = (line for line in log() if line.startswith("WARNING"))
+    assert "countdown is not stripped" in warning
+
+
+# Headers
+
+
+def test_header_of_each_session_has_a_key_of_its_own(context: Context) -> None:
+    context.set(scope="user")
+    url = "https://openrouter.ai/api/v1/chat/completions"
+    both = [context.send(of_user("a" * 64, s), {}, url) for s in (SESSION, OTHER_SESSION)]
+    assert len({key(each) for each in both}) == 1
+    ids = {each.request.headers["x-session-id"] for each in both}
+    assert len(ids) == 2
+    assert key(both[0]) not in ids
+
+
+def test_header_that_a_client_changes_with_each_request_is_replaced(
+    context: Context, log: Log
+) -> None:
+    sent = [
+        context.send(headers=HEADER | {"session-id": value}, url=CODEX).request.headers
+        for value in "abcd"
+    ]
+    name = key(context.send(url=CODEX))
+    assert [each["session-id"] for each in sent] == ["a", "b", name, name]
+    (warning,) = (line for line in log() if line.startswith("WARNING"))
+    assert "session-id" in warning
+
+
+def routing(context: Context, flow: http.HTTPFlow) -> dict[str, str]:
+    """Return the routing headers by which a request is judged."""
+    context.answer(flow, usage(2048, 0))
+    return dict(context.state.recent()[-1].routing)
+
+
+def test_routing_headers_by_which_a_request_is_judged_are_those_that_were_sent(
+    context: Context,
+) -> None:
+    own = HEADER | {"Session-Id": "own"}
+    sent = context.send(url=CODEX)
+    assert routing(context, sent)["session-id"] == key(sent)
+    assert routing(context, context.send(headers=own, url=CODEX))["session-id"] == "own"
+    held, _ = context.stream(context.flow(url=CODEX))
+    assert routing(context, held) == {}
+    held, _ = context.stream(context.flow(headers=own, url=CODEX))
+    assert routing(context, held) == {"session-id": "own"}
+
+
 # The bridge
 
 
@@ -263,8 +327,8 @@ def test_call_that_one_of_two_sessions_of_a_user_makes_gets_the_users_key(
     for session in (SESSION, OTHER_SESSION):
         user_id = of_user("a" * 64, session)[len(b'{"model": "m", ') :]
         fronts.append(context.send(QUESTION[:-1] + b"," + user_id, {}, FRONT))
-    context.set(headers=["x-own"])
-    call = context.send(QUESTION, {})
+    call = context.send(QUESTION, {}, "https://openrouter.ai/api/v1/chat/completions")
+    assert "x-session-id" not in call.request.headers
     assert key(call) == key(fronts[0]) == key(fronts[1])
     mapping = fields(log()[-1])
     assert (mapping["session"], mapping["scope"]) == ("?", "user")
@@ -304,3 +368,23 @@ def test_client_that_goes_while_the_store_is_asked(
     asyncio.run(go_meanwhile())
     assert flow.request.content == BODY
     assert all("is lost, requests go on with the keys known here" in line for line in log())
+
+
+def test_body_that_cannot_be_parsed_has_a_key_but_no_user(context: Context) -> None:
+    context.set(scope="user")
+    deep = b'{"model":"m","messages":' + b"[" * 100_000 + b"]" * 100_000 + b',"metadata" :1}'
+    flow = context.send(deep)
+    assert (flow.request.content or b"").endswith(deep[1:])
+    assert flow.metadata["prompt_cache_state"] == "new"
+
+
+def test_held_request_that_would_have_to_wait_passes_without_a_key(
+    context: Context, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    async def wait(*_: object, **__: object) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(context.state.bridge, "find", wait)
+    _, sent = context.stream(context.flow())
+    assert sent.rstrip() == BODY
+    assert "would have to wait" in log()[-1]

@@ -36,7 +36,7 @@ from typing import NamedTuple, TypeVar
 from prompt_cache_key.bridge.agreement import Agreement, Comparison
 from prompt_cache_key.bridge.lines import Steps
 from prompt_cache_key.bridge.prompt import MAX_BYTES, Prompt, newest_ids, read
-from prompt_cache_key.identity import Identity
+from prompt_cache_key.identity import UNKNOWN_SESSION, Identity
 
 MAX_WAITING = 128
 MAX_GONE = 32
@@ -55,9 +55,6 @@ BUDGET = 250_000
 
 READ_BUDGET = 60_000
 """Microseconds of work to read one request."""
-
-UNKNOWN = "?"
-"""The session, and the agent, where several are equally likely."""
 
 Pause = Callable[[], Awaitable[None]]
 User = tuple[str, str]
@@ -278,8 +275,10 @@ def _origin(best: list[_Request], waiting: list[_Request], *, is_user_scope: boo
     if is_one:
         return Origin(first.name, first.identity, first.user, candidates)
     agents = {each.identity.agent for each in best}
-    agent = first.identity.agent if len(agents) == 1 else UNKNOWN
-    return Origin(None, Identity(UNKNOWN, agent, first.identity.source), first.user, candidates)
+    agent = first.identity.agent if len(agents) == 1 else UNKNOWN_SESSION
+    return Origin(
+        None, Identity(UNKNOWN_SESSION, agent, first.identity.source), first.user, candidates
+    )
 
 
 async def _compared(requests: list[_Request], content: bytes, pace: _Pace) -> list[_Request]:

@@ -4,9 +4,10 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator
 
 from prompt_cache_key.finished import FinishedRequest
+from prompt_cache_key.identity import UNKNOWN_SESSION
 from prompt_cache_key.misses.cold_start import cold_start, may_be_cold
 from prompt_cache_key.misses.comparison import MAX_SIZE
-from prompt_cache_key.misses.judge import UNKNOWN_SESSION, judge, may_have_missed
+from prompt_cache_key.misses.judge import judge, may_have_missed
 from prompt_cache_key.misses.miss import Miss
 
 KEPT_SIZE = 32 << 20

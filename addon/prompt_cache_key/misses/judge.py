@@ -28,6 +28,7 @@ from typing import Any
 
 from prompt_cache_key.body import NAME
 from prompt_cache_key.finished import FinishedRequest
+from prompt_cache_key.identity import UNKNOWN_SESSION
 from prompt_cache_key.misses.causes import (
     DIAGNOSED,
     EXPIRED,
@@ -54,9 +55,6 @@ from prompt_cache_key.upstreams import Upstream
 
 ROUNDING = 2048
 """Tokens by which upstreams round down: GPT-5.5 has a breakpoint every 2,048."""
-
-UNKNOWN_SESSION = "?"
-"""The session of a call that the bridge could attribute to a user only."""
 
 # https://platform.claude.com/docs/en/build-with-claude/prompt-caching
 _FIVE_MINUTES = 300

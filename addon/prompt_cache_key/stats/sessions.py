@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from prompt_cache_key.finished import FinishedRequest
+from prompt_cache_key.identity import UNKNOWN_SESSION
 from prompt_cache_key.keys import Name
 from prompt_cache_key.log import pairs, text
 from prompt_cache_key.stats.collapse import NONE_YET, CacheWarning, Recent, look
@@ -42,9 +43,6 @@ MAX_NAMED = 3
 
 MAX_ROWS = 100
 """Agents and models of one session that are distinguished; the least recently used is dropped."""
-
-UNKNOWN_SESSION = "?"
-"""Where the user is known, but not which of the user's sessions."""
 
 
 @dataclass(slots=True)
