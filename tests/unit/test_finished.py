@@ -4,9 +4,12 @@ from unit.requests_made import finished, missed
 
 def test_conversation_is_session_agent_model_and_endpoint() -> None:
     assert finished().conversation == finished(60, key="k").conversation
-    others = [finished()._replace(**{name: "x"}) for name in ("session", "agent", "model")]
-    others += [finished(), finished(endpoint="x")]
-    assert len({each.conversation for each in others}) == 5
+    first = finished()
+    others = [
+        *(first._replace(session="x"), first._replace(agent="x")),
+        *(first._replace(model="x"), first._replace(endpoint="x")),
+    ]
+    assert len({each.conversation for each in (first, *others)}) == 5
 
 
 def test_prompt_is_what_was_cached_what_was_missed_and_what_is_new() -> None:
