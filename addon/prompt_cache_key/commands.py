@@ -47,7 +47,7 @@ class Commands:
             session = found[0]
         names = {*state.keys.names(session), *state.sessions.mappings(session)}
         if not names:
-            several = f"; {len(found)} sessions begin so" if found else ""
+            several = f"; {len(found)} sessions begin with it" if found else ""
             raise exceptions.CommandError(f"no key is known for session {text(session)}{several}")
         state.history.forget(session)
         try:

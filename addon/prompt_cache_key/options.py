@@ -208,8 +208,9 @@ class Options:
         for option in fields(self):
             value = getattr(self, option.name)
             type_ = (list, tuple) if isinstance(option.default, tuple) else type(option.default)
-            if not isinstance(value, type_):  # another script's option of the same name
-                raise ValueError(f"{PREFIX}{option.name}: its type is not ours")  # noqa: TRY004
+            if not isinstance(value, type_):
+                what = "another script has an option of this name, but of another type"
+                raise ValueError(f"{PREFIX}{option.name}: {what}")  # noqa: TRY004
             if check := option.metadata["check"]:
                 try:
                     check(value)

@@ -38,7 +38,7 @@ def test_forget_by_the_beginning_of_an_id(context: Context, log: Log) -> None:
     log()
     context.master.commands.call("promptcache.forget", "t")
     assert log() == ["INFO [prompt-cache] forgot keys=1 session=two"]
-    with pytest.raises(exceptions.CommandError, match="session one; 2 sessions begin so"):
+    with pytest.raises(exceptions.CommandError, match="session one; 2 sessions begin with it"):
         context.master.commands.call("promptcache.forget", "one")
 
 

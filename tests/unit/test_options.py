@@ -78,9 +78,9 @@ def test_good_values_are_kept(values: dict[str, Any]) -> None:
                 *("X-Claude-Code-Session-Id", "anthropic-beta", "x-forwarded-for"),
             )
         ),
-        ("ttl", 60, "its type is not ours"),
-        ("sliding", "yes", "its type is not ours"),
-        ("headers", "session-id", "its type is not ours"),
+        ("ttl", 60, "another script has an option of this name, but of another type"),
+        ("sliding", "yes", "another script has an option of this name, but of another type"),
+        ("headers", "session-id", "another script has an option of this name, but of another type"),
     ],
 )
 def test_a_bad_value_is_one_clear_line(name: str, value: Any, why: str) -> None:

@@ -179,10 +179,10 @@ def _summary(report: Report) -> str:
         f"requests {sums.requests:,}",
         f"prompt tokens {sums.input:,}",
         f"hit rate {percent(sums.hit_rate)}",
-        f"missed tokens {sums.missed:,} in {sums.misses:,} requests",
+        f"missed tokens {sums.missed:,} in {sums.misses:,} request{'s'[: sums.misses != 1]}",
     ]
     if sums.saved is not None and sums.missed_cost is not None:
-        parts += [f"saved {dollars(sums.saved)}", f"cost of misses {dollars(sums.missed_cost)}"]
+        parts += [f"saved {dollars(sums.saved)}", f"misses cost {dollars(sums.missed_cost)}"]
     return ", ".join(parts)
 
 

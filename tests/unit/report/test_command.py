@@ -217,8 +217,8 @@ def test_the_price_list_is_used_where_no_price_is_given(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "load", lambda: GivenPrices(1e4, 1e3, 1e4, 0))
-    assert run().endswith(" in 0 requests, saved $27.00, cost of misses $0.00\n")
-    assert run("--price-input", "0").endswith(", saved $0.00, cost of misses $0.00\n")
+    assert run().endswith(" in 0 requests, saved $27.00, misses cost $0.00\n")
+    assert run("--price-input", "0").endswith(", saved $0.00, misses cost $0.00\n")
 
 
 def test_filter(run: Run) -> None:
