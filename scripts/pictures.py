@@ -23,10 +23,10 @@ import demo
 from lib import LOOPBACK, ROOT, TIMEOUT, free_port
 from lib.client import Client
 from lib.mitmdump import MitmdumpError
-from lib.png import with_palette
 from lib.server import Server
 from lib.sessions import calls, unlucky_calls
 from lib.stand_in import StandIn
+from PIL import Image
 from prompt_cache_key.cli import proxy_arguments
 from prompt_cache_key.report import command as report
 
@@ -155,7 +155,8 @@ def take(home: Path, name: str, url: str, size: tuple[int, int], *flags: str) ->
     )
     if not picture.exists():
         raise PicturesError(f"Chromium took no picture of {name}:\n{done.stderr[-1000:]}")
-    picture.write_bytes(with_palette(picture.read_bytes()))
+    with Image.open(picture) as taken:  # a screen has few colours
+        taken.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(picture, optimize=True)
     print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size:,} bytes")
 
 
