@@ -14,7 +14,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
@@ -29,13 +28,21 @@ from lib.stand_in import TIME_HEADER, URL, Counts, StandIn
 from prompt_cache_key.report import command as report
 
 REPORT = "demo-report.html"
-OLD, NEW, UNLUCKY = "gpt-5.4", "gpt-6", "gpt-5.1"
-SMALL = "-mini"
+OLD, NEW, UNLUCKY = "gpt-5.4", "gpt-5.6", "gpt-5.1"
 MAPPING = re.compile(
     r"\[prompt-cache\] key=(?P<key>\S+) session=(?P<session>\S+) agent=(?P<agent>\S+)"
     r" model=(?P<model>\S+) .*"
 )
 MISS = re.compile(r"\[prompt-cache\] miss .*")
+# What is compared, by the addon's options; None is a mitmdump without it.
+AUTO = "the default: auto"
+COMPARED: dict[str, tuple[str, ...] | None] = {
+    "no key": None,
+    "a key per session": ("prompt_cache_scope=session", "prompt_cache_strip="),
+    "a key per user": ("prompt_cache_scope=user", "prompt_cache_strip="),
+    "a key per user, no attribution": ("prompt_cache_scope=user",),
+    AUTO: (),
+}
 
 # Time is virtual in mitmdump too: for its flows, whose answers take a second, and for the addon.
 SCRIPT = f"""
@@ -79,51 +86,30 @@ class Pass(NamedTuple):
     """What one mitmdump before a stand-in gave: the log, and what the upstream counted and saw."""
 
     log: list[str]
-    counted: dict[str, Counts]
+    counts: dict[str, Counts]
     seen: list[Seen]
 
-    def counts(self, *models: str) -> Counts:
-        """Return what the upstream counted for these models and their small sisters."""
-        total = Counts()
-        for model in (*models, *(model + SMALL for model in models)):
-            total.add(self.counted.get(model, Counts()))
-        return total
 
-
-class Played(NamedTuple):
-    """The passes: without a key, with the addon as it is, and with what it does not choose."""
-
-    none: Pass
-    auto: Pass
-    old_by_user: Pass
-    new_by_session: Pass
-
-
-def play(seconds: float, flows: Path) -> Played:
-    """Play all calls in four passes at once; the flows of the addon as it is go into a file."""
-    found = calls(seconds)
-    both = [(call, model) for call in found for model in (OLD, NEW)]
+def play(seconds: float, flows: Path) -> dict[str, Pass]:
+    """Play all calls in five passes at once; the flows of the addon as it is go into a file."""
+    turns = [(call, model) for call in calls(seconds) for model in (OLD, NEW)]
     unlucky = [(call, UNLUCKY) for call in unlucky_calls()]
-    run_, stopping = partial(run, time.time()), threading.Event()
+    start, stopping, passes = time.time(), threading.Event(), {}
     with ThreadPoolExecutor() as pool:
-        passes = (
-            pool.submit(run_, stopping, both, addon=""),
-            pool.submit(run_, stopping, both + unlucky, "-w", str(flows)),
-            pool.submit(run_, stopping, both[::2], "--set", "prompt_cache_scope=user"),
-            pool.submit(run_, stopping, both[1::2], "--set", "prompt_cache_scope=session"),
-        )
+        for name, options in COMPARED.items():
+            args = [arg for option in options or () for arg in ("--set", option)]
+            if name == AUTO:
+                turns, args = turns + unlucky, ["-w", str(flows)]
+            addon = "" if options is None else WITH_ADDON
+            passes[name] = pool.submit(run, start, stopping, turns, *args, addon=addon)
         try:
-            return Played(*(each.result() for each in passes))
+            return {name: each.result() for name, each in passes.items()}
         finally:
             stopping.set()
 
 
 def run(
-    start: float,
-    stopping: threading.Event,
-    turns: list[tuple[Call, str]],
-    *args: str,
-    addon: str = WITH_ADDON,
+    start: float, stopping: threading.Event, turns: list[tuple[Call, str]], *args: str, addon: str
 ) -> Pass:
     """Send calls to models through a mitmdump with these arguments.
 
@@ -140,19 +126,17 @@ def run(
             for call, model in turns:
                 if stopping.is_set():
                     break
-                name = play_call(client, stand_in, call, model, start)
+                play_call(client, stand_in, call, model, start)
                 (request,) = server.take()
-                seen.append(Seen(name, call.user, call.session, request.key))
+                seen.append(Seen(model, call.user, call.session, request.key))
     return Pass(proxy.lines, stand_in.counts, seen)
 
 
-def play_call(client: Client, stand_in: StandIn, call: Call, model: str, start: float) -> str:
-    """Send a call to a model, or to its small sister, and return which; `start` as for `run`."""
-    name = model + SMALL * call.is_for_small_model
-    if call.finds_cache_lost:
-        stand_in.caches[name].clear()
-    send(client, call, name, start + call.at)
-    return name
+def play_call(client: Client, stand_in: StandIn, call: Call, model: str, start: float) -> None:
+    """Send a call to a model; `start` as for `run`."""
+    if call.finds_nothing_cached:
+        stand_in.caches[model].clear()
+    send(client, call, model, start + call.at)
 
 
 def send(client: Client, call: Call, model: str, at: float) -> None:
@@ -169,13 +153,13 @@ def send(client: Client, call: Call, model: str, at: float) -> None:
 
 def check_keys(seen: Iterable[Seen], model: str, owner: Callable[[Seen], str]) -> None:
     """Raise DemoError unless each owner has one key for a model, which no other has."""
-    keys: defaultdict[tuple[str, str], set[str | None]] = defaultdict(set)
+    keys: defaultdict[str, set[str | None]] = defaultdict(set)
     for each in seen:
-        if each.model.removesuffix(SMALL) == model:
-            keys[each.model, owner(each)].add(each.key)
+        if each.model == model:
+            keys[owner(each)].add(each.key)
     flat = [key for some in keys.values() for key in some]
     if None in flat or not len(set(flat)) == len(flat) == len(keys):
-        raise DemoError(f"not exactly one key for each owner and model: {dict(keys)}"[:1000])
+        raise DemoError(f"not exactly one key for each owner: {dict(keys)}"[:1000])
 
 
 def addon_counts(log: list[str]) -> Counts:
@@ -200,47 +184,50 @@ def mappings(seen: list[Seen], log: list[str]) -> Iterator[str]:
         yield found[model, other, "main"]
 
 
-def table(played: Played) -> Iterator[str]:
-    """Yield the lines that compare what no key, each session's and each user's give."""
-    old = [played.none.counts(OLD), played.auto.counts(OLD), played.old_by_user.counts(OLD)]
-    new = [played.none.counts(NEW), played.new_by_session.counts(NEW), played.auto.counts(NEW)]
-    yield row("", "no key", "one per session", "one per user", chosen=-1)
-    for model, chosen, cells in ((OLD, 1, old), (NEW, 2, new)):
-        rates = (f"{100 * each.cached / each.prompt:.1f} %" for each in cells)
-        rest = (f"{each.prompt - each.cached:,}" for each in cells)
-        yield row(f"{model}, hit rate", *rates, chosen=chosen)
-        yield row("  prompt tokens not cached", *rest, chosen=chosen)
+def table(played: dict[str, Pass]) -> Iterator[str]:
+    """Yield the lines that compare the passes: hit rate, and tokens that were not cached."""
+    yield f"{'':32}" + "".join(f"{f'{model}: hit rate':>20}  not cached" for model in (OLD, NEW))
+    for name, each in played.items():
+        cells = (
+            f"{100 * counts.cached // counts.prompt:18} %{counts.prompt - counts.cached:12,}"
+            for counts in (each.counts[OLD], each.counts[NEW])
+        )
+        yield f"{name:32}{''.join(cells)}"
 
 
-def row(name: str, *cells: str, chosen: int) -> str:
-    """Return a line of the table; a star is behind the chosen cell."""
-    marked = (f"{cell:>16} {'*' if at == chosen else ' '}" for at, cell in enumerate(cells))
-    return f"{name:26}{''.join(marked)}".rstrip()
-
-
-def show(played: Played, minutes: int) -> None:
+def show(played: dict[str, Pass], minutes: int) -> None:
     """Print what was played and what it gave; DemoError unless all counted the same."""
-    auto = played.auto
+    auto = played[AUTO]
     check_keys(auto.seen, OLD, lambda each: each.session)
     check_keys(auto.seen, NEW, lambda each: each.user)
-    if (told := addon_counts(auto.log)) != (counted := auto.counts(OLD, NEW, UNLUCKY)):
-        raise DemoError(f"the upstream counted {counted}, the addon {told}")
+    counted = Counts()
+    for counts in auto.counts.values():
+        counted.add(counts)
+    if (summed := addon_counts(auto.log)) != counted:
+        raise DemoError(f"the upstream counted {counted}, the addon {summed}")
     usual = [each for each in auto.seen if each.model != UNLUCKY]
     sessions, users = ({each.session for each in usual}, {each.user for each in usual})
     print(
         "Upstream: a stand-in with no model behind it. What it reads from cache follows OpenAI's",
-        "documentation. Before GPT-5.6, key and first 256 tokens lead to a machine, which takes 15",
-        "requests a minute; what is more goes elsewhere. Since GPT-5.6 routing is automatic, and a",
-        "key only separates. Both: from 1,024 tokens, in steps of 128, for 30 minutes.",
-        f"Played: {len(sessions)} sessions of {len(users)} users, grown from recorded Claude Code",
-        f"traffic, as a translator sends them: {minutes} virtual minutes to a model of each kind.",
+        f"guide. Before GPT-5.6 ({OLD}): key and first 256 tokens lead to a machine, which takes",
+        "15 requests a minute (what is more goes elsewhere) and looks for a prefix in steps of 128",
+        f"tokens. From GPT-5.6 on ({NEW}): routing is automatic, a key only separates; a prefix",
+        "ends with the leading developer block or one of the last 20 messages before the new one.",
+        "Both: from 1,024 tokens, for 30 minutes.",
+        f"Played: {len(sessions)} sessions of {len(users)} users, in two projects each and with",
+        "subagents, grown from recorded Claude Code traffic, as a translator sends them:",
+        f"{minutes} virtual minutes to each model.",
         sep="\n",
     )
-    print("", *table(played), "* what prompt_cache_scope=auto, the default, chooses", "", sep="\n")
+    print("", *table(played), sep="\n")
     print(
-        "From mitmdump's event log, two sessions of one user:", *mappings(usual, auto.log), sep="\n"
+        f"auto: a key per session for {OLD}, per user for {NEW}; the attribution is removed.",
+        "",
+        "From mitmdump's event log, two sessions of one user:",
+        *mappings(usual, auto.log),
+        sep="\n",
     )
-    misses = [match[0] for line in auto.log if (match := MISS.search(line))]
+    misses = [match[0] for line in auto.log if (match := MISS.search(line)) and UNLUCKY in line]
     print("", f"And one session, on {UNLUCKY}, on which much goes wrong:", *misses, sep="\n")
 
 

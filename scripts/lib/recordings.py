@@ -1,14 +1,12 @@
 """The recorded traffic in tests/data, and long conversations made of it."""
 
-import argparse
 import itertools
 import json
-import pydoc_data.topics
+import lzma
 import random
 import re
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from lib import ROOT
@@ -40,15 +38,24 @@ def encoded(value: object) -> bytes:
 
 
 @cache
+def conversations() -> list[Any]:
+    """Return 22 requests of conversations and subagents of one user: headers and parsed body."""
+    with lzma.open(DATA / "conversations.jsonl.xz", "rt", encoding="utf-8") as lines:
+        found = [json.loads(line) for line in lines]
+    return [{**record, "body": json.loads(record["body"])} for record in found]
+
+
+@cache
 def _prose() -> str:
-    """Return English and code; one character in 500 is not ASCII."""
-    plain = "\n".join(pydoc_data.topics.topics.values()) + Path(argparse.__file__).read_text()
-    marks = itertools.cycle("\N{EM DASH}\N{RIGHT SINGLE QUOTATION MARK}\N{CHECK MARK}")
-    return "".join(plain[at : at + 499] + next(marks) for at in range(0, len(plain), 499))
+    """Return 700 kB of words of recorded traffic; one character in 500 is not ASCII."""
+    words = sorted(set(re.findall(r"[A-Za-z]{2,}", json.dumps(conversations()))))
+    plain = " ".join(random.Random(0).choices(words, k=100_000))  # noqa: S311
+    ends = itertools.cycle("\n\n\n\n\N{EM DASH}\n\n\n\n\N{CHECK MARK}")
+    return "".join(plain[at : at + 99] + next(ends) for at in range(0, len(plain), 99))
 
 
 def excerpt(seed: str, length: int) -> str:
-    """Return so many characters of English and code, the same for the same seed."""
+    """Return so many characters of text, the same for the same seed."""
     start = random.Random(seed).randrange(len(_prose()) - length)  # noqa: S311
     return _prose()[start : start + length]
 

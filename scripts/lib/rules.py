@@ -8,15 +8,20 @@ import json
 import math
 import re
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 CHARACTERS_PER_TOKEN = 4
 MINIMUM_TOKENS = 1024
 BLOCK_TOKENS = 128
-KEEP_SECONDS = 1800.0
+RETENTION = 1800.0
 ROUTING_TOKENS = 256
 REQUESTS_PER_MINUTE = 15
+LOOKUPS = 20
+
+Body = dict[str, Any]
 
 
 class Rules(NamedTuple):
@@ -26,10 +31,13 @@ class Rules(NamedTuple):
     """How much of a prompt's beginning decides, beside the key, which machine it goes to."""
     requests_per_minute: float
     """How many a machine takes of one route; what is more goes to the next."""
+    lookups: int
+    """At how many endings of earlier messages a prefix is looked for, beside the end of the prompt
+    and that of its leading developer block; 0: at every 128th token."""
 
 
-BEFORE_GPT_5_6 = Rules(ROUTING_TOKENS, REQUESTS_PER_MINUTE)
-SINCE_GPT_5_6 = Rules(0, math.inf)
+BEFORE_GPT_5_6 = Rules(ROUTING_TOKENS, REQUESTS_PER_MINUTE, 0)
+SINCE_GPT_5_6 = Rules(0, math.inf, LOOKUPS)
 """Routing is automatic; a key separates what is cached and does no more."""
 
 
@@ -45,16 +53,36 @@ def count_tokens(text: str) -> int:
     return len(text) // CHARACTERS_PER_TOKEN
 
 
-def prompt_text(body: dict[str, Any]) -> str:
-    """Put the prompt of a parsed request together: tools, then instructions, then conversation.
+def pieces_of(body: Body) -> list[str]:
+    """Return the prompt of a request in pieces: the leading developer block, then each message.
 
-    Each item is one line of JSON, so a conversation that grew starts with its former prompt.
+    The block is the tools, the system prompt, and messages of the system in front of all others. A
+    prompt in which a string stands for a list of one text is the same prompt.
     """
-    items: list[Any] = []
-    for name in ("tools", "instructions", "input"):
-        value = body.get(name, [])
-        items += value if isinstance(value, list) else [value]
-    return "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+    items = body.get("messages") or body.get("input") or []
+    if isinstance(items, str):
+        items = [{"role": "user", "content": items}]
+    items = [_plain(item) for item in items]
+    leading = [*takewhile(lambda item: item.get("role") in ("system", "developer"), items)]
+    rest = items[len(leading) :]
+    system = body.get("system") or body.get("instructions")
+    leading = [_plain({"content": system})] * bool(system) + leading
+    head = [*map(_plain, body.get("tools") or []), *leading]
+    return ["".join(map(_line, head)), *map(_line, rest)]
+
+
+def _plain(item: Body) -> Body:
+    """Return a message or a tool without what an upstream does not see as part of the prompt."""
+    item = {name: value for name, value in item.items() if name != "cache_control"}
+    if isinstance(content := item.get("content"), str):
+        item["content"] = [{"type": "text", "text": content}]
+    elif content:
+        item["content"] = [_plain(block) for block in content]
+    return item
+
+
+def _line(item: Body) -> str:
+    return json.dumps(item, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 @dataclass
@@ -67,33 +95,47 @@ class PromptCache:
     """Which part of a prompt a model reads from cache.
 
     A route, which is the key and where the rules say so the prompt's beginning, has machines of
-    its own. A machine knows the prefixes it has seen, in steps of 128 tokens from 1,024 on, and
-    forgets those not used for 30 minutes.
+    its own. A machine knows the prefixes it has seen, from 1,024 tokens on, and forgets those not
+    used for 30 minutes.
     """
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._routes: defaultdict[tuple[str, str | None], list[_Machine]] = defaultdict(list)
 
-    def read(self, prompt: str, key: str | None, now: float) -> int:
-        """Return how many of the prompt's tokens come from cache; all of it is cached afterwards.
+    def read(self, pieces: list[str], key: str | None, now: float) -> int:
+        """Return how many characters of a prompt come from cache; all of it is cached afterwards.
 
         `now` is in seconds on any scale that does not go back.
         """
+        prompt = "".join(pieces)
         beginning = prompt[: self._rules.routing_tokens * CHARACTERS_PER_TOKEN]
         used = self._machine(self._routes[beginning, key], now).used
-        cached, prefix, matches = 0, 0, True
-        step = BLOCK_TOKENS * CHARACTERS_PER_TOKEN
-        for end in range(step, len(prompt) + 1, step):
-            prefix = hash((prefix, prompt[end - step : end]))
-            matches = matches and now - used.get(prefix, -math.inf) < KEEP_SECONDS
-            cached += BLOCK_TOKENS * matches
-            used[prefix] = now
-        return cached if cached >= MINIMUM_TOKENS else 0
+        ends = [*self._ends(pieces, len(prompt))]
+        looked_at = {*ends[:1], *ends[-1 - self._rules.lookups :]} if self._rules.lookups else ends
+        cached = start = prefix = 0
+        for end in ends:
+            prefix = hash((prefix, prompt[start:end]))
+            is_cached = now - used.get(prefix, -math.inf) < RETENTION
+            if is_cached and end in looked_at and end >= MINIMUM_TOKENS * CHARACTERS_PER_TOKEN:
+                cached = end
+            used[prefix], start = now, end
+        return cached
 
     def clear(self) -> None:
         """Forget all, as when machines are replaced."""
         self._routes.clear()
+
+    def _ends(self, pieces: list[str], length: int) -> Iterator[int]:
+        """Yield where prefixes end that are cached."""
+        if not self._rules.lookups:
+            step = BLOCK_TOKENS * CHARACTERS_PER_TOKEN
+            yield from range(step, length + 1, step)
+            return
+        end = 0
+        for piece in pieces:
+            end += len(piece)
+            yield end
 
     def _machine(self, machines: list[_Machine], now: float) -> _Machine:
         for machine in machines:

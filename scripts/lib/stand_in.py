@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib.messages import Reply, Request
-from lib.rules import PromptCache, count_tokens, prompt_text, rules_of
+from lib.rules import CHARACTERS_PER_TOKEN, PromptCache, count_tokens, pieces_of, rules_of
 
 URL = "http://api.openai.com/v1/responses"
 TIME_HEADER = "x-virtual-time"
@@ -48,11 +48,12 @@ class StandIn:
         """Answer a streamed request; 404 for another URL."""
         if request.target != URL:
             return Reply(404)
-        model, prompt = request.json["model"], prompt_text(request.json)
+        model, pieces = request.json["model"], pieces_of(request.json)
         cache = self.caches.setdefault(model, PromptCache(rules_of(model)))
-        cached = cache.read(prompt, request.key, float(request.header(TIME_HEADER) or 0))
-        self.counts[model].add(Counts(1, count_tokens(prompt), cached))
-        events = _events(model, count_tokens(prompt), cached)
+        read = cache.read(pieces, request.key, float(request.header(TIME_HEADER) or 0))
+        tokens, cached = count_tokens("".join(pieces)), read // CHARACTERS_PER_TOKEN
+        self.counts[model].add(Counts(1, tokens, cached))
+        events = _events(model, tokens, cached)
         return Reply(headers=[("content-type", "text/event-stream")], body=map(_encoded, events))
 
 
