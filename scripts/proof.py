@@ -101,16 +101,16 @@ def check_totals(outcome: Outcome, way: Way) -> str:
 
 
 def check_misses(outcome: Outcome) -> str:
-    """Return what was lost, by the addon's causes; ProofError if the engines lost other tokens."""
+    """Return the missed tokens by the addon's causes; ProofError if the engines missed others."""
     found: dict[str, list[int]] = {}
     for line in outcome.log:
-        if match := re.search(r'\[prompt-cache\] miss .* lost=(\d+) cause="(.*)"$', line):
+        if match := re.search(r'\[prompt-cache\] miss missed=(\d+) cause="([^"]*)"', line):
             found.setdefault(match[2], []).append(int(match[1]))
-    named = [lost for losses in found.values() for lost in losses]
-    if sorted(named) != sorted(outcome.losses):
-        raise ProofError(f"the engines lost {outcome.losses}; the addon's log names {found}")
-    told = (f"{sum(lost):,} in {len(lost)} requests: {cause}" for cause, lost in found.items())
-    return "; ".join(told) or "none"
+    named = [missed for each in found.values() for missed in each]
+    if sorted(named) != sorted(outcome.misses):
+        raise ProofError(f"the engines missed {outcome.misses}; the addon's log names {found}")
+    words = (f"{sum(each):,} in {len(each)} requests: {cause}" for cause, each in found.items())
+    return "; ".join(words) or "none"
 
 
 def run(way: Way, requests: list[Request], model: Path) -> None:
@@ -220,7 +220,7 @@ def main() -> None:
     """Run the proof; end with a message and status 1 if anything was not as it should be."""
     given = arguments()
     dialect = DIALECTS[given.dialect]
-    played = list(islice(turns(), given.requests))
+    played = list(islice(turns(1), given.requests))
     requests = [request(agent, said, dialect) for _, agent, said in played]
     way = Way(
         dialect,

@@ -83,19 +83,19 @@ class Outcome(NamedTuple):
         return Usage(sum(each.prompt for each in usages), sum(each.cached for each in usages))
 
     @property
-    def losses(self) -> list[int]:
+    def misses(self) -> list[int]:
         """The tokens, prompt by prompt, that engines had computed before and computed again.
 
-        A conversation only grows, so all of its last prompt could come from the cache. It counts
-        from where the addon's verdicts do: over 2,048 tokens and a tenth.
+        A conversation only grows, so all of its last prompt could come from the cache. A miss is
+        what it is for the addon: over 2,048 tokens and a tenth.
         """
         found, last = [], dict[Hashable, int]()
         for answer in self.answers:
             if answer.usage:
                 expected = min(answer.usage.prompt, last.get(answer.identity, 0))
-                lost = expected - answer.usage.cached
-                if lost > max(2048, expected / 10):
-                    found.append(lost)
+                missed = expected - answer.usage.cached
+                if missed > max(2048, expected / 10):
+                    found.append(missed)
                 last[answer.identity] = answer.usage.prompt
         return found
 

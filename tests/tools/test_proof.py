@@ -41,7 +41,7 @@ def outcome(
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_each_dialect_carries_the_texts_and_shows_the_session(name: str) -> None:
-    for _, agent, said in islice(turns(), 40):
+    for _, agent, said in islice(turns(1), 40):
         sent = proof.request(agent, said, DIALECTS[name])
         text = sent.body.decode()
         assert said.session in text
@@ -64,7 +64,7 @@ def texts(content: Any) -> Iterable[str]:
 def test_what_is_cut_begins_like_the_turn_before() -> None:
     bodies = [
         proof.shortened(said.body["messages"])
-        for _, agent, said in islice(turns(), 99)
+        for _, agent, said in islice(turns(1), 99)
         if not agent
     ]
     assert len(bodies) > 5
@@ -146,7 +146,7 @@ def test_totals_are_those_of_the_engines_or_of_the_answers_if_one_was_killed() -
             proof.check_totals(bad, WAY)
 
 
-MISS = 'INFO [prompt-cache] miss key=k session=s agent=main model=m lost={} cause="{}"'
+MISS = 'INFO [prompt-cache] miss missed={} cause="{}" session=s agent=main model=m key=k'
 AGAIN = [
     Answer("a", 200, Usage(5000, 0), is_whole=True),
     Answer("b", 200, Usage(9000, 0), is_whole=True),
@@ -158,11 +158,11 @@ AGAIN = [
 
 
 def test_misses_are_those_of_the_engines() -> None:
-    lines = [MISS.format(2049, "the upstream's own"), "else", MISS.format(3000, "tools reordered")]
+    lines = [MISS.format(2049, "server-side: evicted or rerouted"), "else", MISS.format(3000, "tools reordered")]
     assert proof.check_misses(outcome()) == "none"
     assert (
         proof.check_misses(outcome(AGAIN, log=lines))
-        == "2,049 in 1 requests: the upstream's own; 3,000 in 1 requests: tools reordered"
+        == "2,049 in 1 requests: server-side: evicted or rerouted; 3,000 in 1 requests: tools reordered"
     )
     with pytest.raises(ProofError, match="3000"):
         proof.check_misses(outcome(AGAIN, log=lines[:1]))
