@@ -25,8 +25,10 @@ from lib.recordings import encoded
 from lib.router import ROUTERS, RouterError, find_haproxy
 from lib.sessions import Conversation, turns
 
-CUT, OUTPUT_CUT, SHORT = 16, 8, 64
-"""Of texts, and of outputs of tools, one character in so many is left, but so many at least."""
+CUT, SHORT = 32, 16
+"""Of texts one character in so many is left, but so many at least; outputs of tools stay whole."""
+TURNS = 7
+"""How often an agent speaks, or once more; the engines' slots hold about ten turns."""
 
 POINTS, REPLICAS = 20, 4
 """Points by which the addon has to raise the cached share, in percent, with so many replicas."""
@@ -42,8 +44,8 @@ WHAT = """\
 Real: llama.cpp's server, its cache and its token counts (xllamacpp {}); HAProxy;
 mitmproxy {}; the addon; how the sessions of recorded Claude Codes began.
 Not real: the model (tiny, with random weights; a cache does not mind), the prompts' length (texts
-cut to a sixteenth, outputs of tools to an eighth; a token is a byte), the answers (two tokens),
-what follows the recorded turns{}.
+cut to a 32nd, but not outputs of tools; a token is a byte), the answers (two tokens), what follows
+the recorded beginnings{}.
 """
 TRANSLATED = ", the translator (of a request only the user id shows whose it is)"
 
@@ -202,17 +204,17 @@ def request(agent: int, said: Conversation, dialect: Dialect) -> Request:
     return Request((agent, said.session), headers, encoded(dialect.translate(said.body | prompt)))
 
 
-def shortened(value: Any, cut: int = CUT) -> Any:
+def shortened(value: Any) -> Any:
     """Return JSON with its long texts cut, each for itself, so that what grew still does."""
     match value:
-        case {"type": "tool_result", "content": content}:
-            return value | {"content": shortened(content, OUTPUT_CUT)}
+        case {"type": "tool_result"}:
+            return value
         case dict():
-            return {name: shortened(member, cut) for name, member in value.items()}
+            return {name: shortened(member) for name, member in value.items()}
         case list():
-            return [shortened(element, cut) for element in value]
+            return [shortened(element) for element in value]
         case str():
-            return value[: max(SHORT, len(value) // cut)]
+            return value[: max(SHORT, len(value) // CUT)]
     return value
 
 
@@ -220,7 +222,7 @@ def main() -> None:
     """Run the proof; end with a message and status 1 if anything was not as it should be."""
     given = arguments()
     dialect = DIALECTS[given.dialect]
-    played = list(islice(turns(1), given.requests))
+    played = list(islice(turns(1, -(-given.requests // TURNS)), given.requests))
     requests = [request(agent, said, dialect) for _, agent, said in played]
     way = Way(
         dialect,

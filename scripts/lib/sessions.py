@@ -53,13 +53,16 @@ def calls(seconds: float) -> list[Call]:
     return [_call(at, said) for at, _, said in earlier]
 
 
-def turns(users: int = USERS) -> Iterator[tuple[float, int, Conversation]]:
+def turns(
+    users: int = USERS, agents: int | None = None
+) -> Iterator[tuple[float, int, Conversation]]:
     """Yield who speaks when, in seconds, and says what, in the order of time and without end.
 
     Agents are numbers. They join a second apart, then each speaks every 20 to 25 seconds.
     """
     begun = itertools.chain(*(_beginnings(f"user {number}") for number in range(users)))
-    return heapq.merge(*itertools.starmap(_turns, enumerate(begun)), key=itemgetter(0))
+    some = enumerate(itertools.islice(begun, agents))
+    return heapq.merge(*itertools.starmap(_turns, some), key=itemgetter(0))
 
 
 def _turns(agent: int, begun: Conversation) -> Iterator[tuple[float, int, Conversation]]:

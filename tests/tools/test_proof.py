@@ -158,11 +158,15 @@ AGAIN = [
 
 
 def test_misses_are_those_of_the_engines() -> None:
-    lines = [MISS.format(2049, "server-side: evicted or rerouted"), "else", MISS.format(3000, "tools reordered")]
+    lines = [
+        MISS.format(2049, "server-side: evicted or rerouted"),
+        "else",
+        MISS.format(3000, "tools reordered"),
+    ]
     assert proof.check_misses(outcome()) == "none"
-    assert (
-        proof.check_misses(outcome(AGAIN, log=lines))
-        == "2,049 in 1 requests: server-side: evicted or rerouted; 3,000 in 1 requests: tools reordered"
+    assert proof.check_misses(outcome(AGAIN, log=lines)) == (
+        "2,049 in 1 requests: server-side: evicted or rerouted; "
+        "3,000 in 1 requests: tools reordered"
     )
     with pytest.raises(ProofError, match="3000"):
         proof.check_misses(outcome(AGAIN, log=lines[:1]))
