@@ -47,10 +47,10 @@ def conversations() -> list[Any]:
 
 @cache
 def _prose() -> str:
-    """Return 700 kB of words of recorded traffic; one character in 500 is not ASCII."""
+    """Return 700 kB of words of recorded traffic; one character in 400 is not ASCII."""
     words = sorted(set(re.findall(r"[A-Za-z]{2,}", json.dumps(conversations()))))
     plain = " ".join(random.Random(0).choices(words, k=100_000))  # noqa: S311
-    ends = itertools.cycle("\n\n\n\n\N{EM DASH}\n\n\n\n\N{CHECK MARK}")
+    ends = itertools.cycle("\n\n\n\N{EM DASH}\n\n\n\N{CHECK MARK}")
     return "".join(plain[at : at + 99] + next(ends) for at in range(0, len(plain), 99))
 
 
