@@ -79,7 +79,9 @@ def test_a_file_that_breaks_off_is_read_up_to_there(
     whole = sum(end <= cut for end in ENDS) - 1
     assert made.sums.requests == whole
     is_flow = b":" in DATA[:cut]
-    broken = f"the file is broken after {whole} flows" if is_flow else "not a file of mitmproxy flows"
+    broken = (
+        f"the file is broken after {whole} flows" if is_flow else "not a file of mitmproxy flows"
+    )
     problems = [] if cut in ENDS else [broken]
     assert [warning.partition(":")[0] for warning in made.warnings] == problems
 
