@@ -12,6 +12,7 @@ from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
 from prompt_cache_key.commands import Commands
+from prompt_cache_key.identity import session_in_header
 from prompt_cache_key.inject import Injector
 from prompt_cache_key.live_page.listener import LivePage
 from prompt_cache_key.message_body import header_names, read_body, replace_body
@@ -26,7 +27,8 @@ from prompt_cache_key.upstreams import upstream_of
 from prompt_cache_key.usage.reader import UsageReader
 
 CANNOT_HOLD = (
-    "it is streamed and cannot be held back: no JSON, chunked, coded, signed or over 16 MB"
+    "it is streamed (stream_large_bodies) and cannot be held back: that takes a session header, "
+    "JSON and a length of up to 16 MB, and neither a coding nor a signature"
 )
 
 
@@ -89,10 +91,11 @@ class PromptCacheKey:
             self.state.destinations.observes(flow)
         ):
             self._skip(flow)
-        elif isinstance(streamed, Tap):
+        elif streamed:
             if is_selected:
                 self.state.skip(flow, CANNOT_HOLD, logging.WARNING)
-            await self._observe(flow, streamed.content or b"")
+            if session_in_header(flow.request.headers):
+                await self._observe(flow, streamed)
         else:
             await self._insert(flow, may_insert=is_selected)
 
@@ -108,10 +111,11 @@ class PromptCacheKey:
             if ours and is_open(flow):
                 self.injector.begin(flow, ours)
 
-    async def _observe(self, flow: http.HTTPFlow, body: bytes) -> None:
+    async def _observe(self, flow: http.HTTPFlow, streamed: object) -> None:
         """Observe a streamed request that has passed as it came; its headers show the session."""
+        body = streamed.content if isinstance(streamed, Tap) else None
         try:
-            ours = await self.injector.prepare(flow, body, may_insert=False)
+            ours = await self.injector.prepare(flow, body or b"", may_insert=False)
         except ValueError:  # coded, too large to be kept, or not JSON
             if ours := await self.injector.prepare(flow, b"{}", may_insert=False):
                 ours.body = b""

@@ -78,7 +78,8 @@ class Injector:
     def edit_now(self, flow: http.HTTPFlow, whole: bytes) -> bytes:
         """Return a held body with its key, without waiting; ValueError if it cannot have one."""
         if not is_open(flow):
-            return whole  # answered before it was complete
+            self.state.skip(flow, "it was answered before it was complete")
+            return whole
         ours = _at_once(self.prepare(flow, whole, may_insert=True, may_wait=False))
         if not ours:
             return whole

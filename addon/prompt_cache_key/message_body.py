@@ -27,8 +27,8 @@ _SIGNATURES = (b"aws4-", b"tc3-hmac-", b"acs3-hmac-", b"hmac-sha", b"sdk-hmac-")
 async def read_body(request: http.Request) -> bytes:
     """Return the decoded body of a request; ValueError if there is none to work on."""
     raw = request.raw_content
-    if request.stream or raw is None:
-        raise ValueError("it is streamed (stream_large_bodies)")
+    if raw is None:
+        raise ValueError("it has no body")
     if b"content-encoding" not in header_names(request):
         return raw
     coding = request.headers.get("content-encoding", "")

@@ -10,6 +10,7 @@ What happens to a request that mitmproxy streams (`stream_large_bodies`):
 | its headers show no session, or the filter skips it   | passes as it came, is not looked at |
 | JSON with a length up to 16 MB, no coding, not signed | held back, then sent with its key  |
 | all else: chunked, coded, larger, signed, observed    | passes as it came, and is copied   |
+| mitmproxy begins to stream it when half has come      | passes as it came, is not looked at |
 
 What happens to a response to a request of a session:
 
@@ -19,6 +20,7 @@ What happens to a response to a request of a session:
 | the request asks for a stream, and the type says none | passed on as it arrives, and read  |
 | (missing, `text/plain`, `application/json`)           |                                    |
 | another addon has set `stream`                        | read only where it said `True`     |
+| another addon has made the response                   | read                               |
 | all else, or `prompt_cache_stream=false`              | kept until complete, then read     |
 """
 
@@ -86,8 +88,8 @@ class Streaming:
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Let a response pass as it arrives if it is a stream, and read it on its way."""
         response, ours = flow.response, self.state.in_flight.get(flow)
-        if not response or not ours or not ours.reader:
-            return
+        if not response or not ours or not ours.reader or response.raw_content is not None:
+            return  # another addon's response is complete from the start
         is_stream = _is_stream(response, ours)
         is_passed_on = self.state.options.stream and is_stream and not response.stream
         if is_passed_on or response.stream is True:  # another addon's stream is only read

@@ -136,6 +136,19 @@ def test_streamed_request_to_an_upstream_that_takes_no_key_is_observed_without_a
     assert flow.metadata["claude_session"] == SESSION
 
 
+@pytest.mark.parametrize("stream", [True, bytes.upper])
+def test_request_that_others_stream_is_observed_by_its_headers(
+    context: Context, log: Log, stream: object
+) -> None:
+    flow = context.flow()
+    flow.request.stream = stream  # mitmproxy may decide so when half of a body has come
+    asyncio.run(context.addon.request(flow))
+    assert flow.metadata["prompt_cache_state"] == "observed"
+    assert len(warnings(log())) == 1
+    context.answer(flow, usage(2048, 1920))
+    assert fields(log()[0])["cached"] == "1920"
+
+
 @pytest.mark.parametrize("body", [b"[1]", b'{"model":"m"} nope'])
 def test_streamed_body_that_is_no_json_is_observed_by_its_headers(
     context: Context, body: bytes
@@ -185,7 +198,9 @@ def test_held_request_that_is_answered_early_passes_without_a_key(
     assert held(BODY) == [BODY + SPACE]
     asyncio.run(context.addon.request(flow))
     assert not flow.metadata
-    assert not log()
+    (line,) = log()
+    assert line.startswith("DEBUG ")
+    assert "answered before" in line
 
 
 def test_held_request_whose_session_header_another_addon_removes_has_no_key(
@@ -287,6 +302,17 @@ def test_response_that_another_addon_streams_is_read_and_not_kept(
     context.end(flow)
     assert flow.response.raw_content is None
     assert fields(log()[-1])["cached"] == "1024"
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "text/plain"])
+def test_response_that_another_addon_has_made_stays_as_it_is(context: Context, kind: str) -> None:
+    flow = context.send(BODY[:-1] + b',"stream":true}')
+    flow.response = http.Response.make(418, b"made", {"content-type": kind})
+    context.addon.responseheaders(flow)
+    context.addon.streaming.responseheaders(flow)
+    context.end(flow)
+    assert flow.response.content == b"made"
+    assert not flow.response.stream
 
 
 def test_response_that_another_addon_changes_on_its_way_is_the_other_addons(
