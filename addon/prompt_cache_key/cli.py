@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException
 from importlib import import_module
 from pathlib import Path
@@ -96,18 +96,15 @@ def proxy_arguments(tool: str, given: Sequence[str]) -> list[str]:
     return [*ours, *given]
 
 
-def hints(tool: str, given: Sequence[str], mitmproxy_version: str) -> Iterator[str]:
-    """Yield what the user should know before a tool starts."""
-    for mode in _modes(given):
-        kind, _, server = mode.partition(":")
-        if kind == "reverse" and server and "://" not in server:
-            yield f"{mode} means https; for plain http: --mode reverse:http://{server}"
+def warning(tool: str, mitmproxy_version: str) -> str:
+    """Return what the user should know of a tool of this version before it starts, or ""."""
     numbers = tuple(int(number) for number in re.findall(r"[0-9]+", mitmproxy_version)[:3])
-    if tool == "mitmweb" and numbers < _MITMWEB_FIXED:
-        yield (
-            f"mitmweb {mitmproxy_version} has a known hole (CVE-2025-23217); with Python 3.12 or "
-            "newer you get a fixed one"
-        )
+    if tool != "mitmweb" or numbers >= _MITMWEB_FIXED:
+        return ""
+    return (
+        f"mitmweb {mitmproxy_version} has a known vulnerability (CVE-2025-23217); "
+        "mitmproxy 11.1.2 fixes it and needs Python 3.12 or newer"
+    )
 
 
 def _modes(given: Sequence[str]) -> list[str]:
@@ -122,8 +119,8 @@ def _run(tool: str, given: Sequence[str]) -> None:
         print(f"claude-prompt-cache: {__version__}")  # noqa: T201
     # A file or a pipe would else get the log a block at a time.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    for hint in hints(tool, given, import_module("mitmproxy.version").VERSION):
-        sys.stderr.write(f"claude-prompt-cache: {hint}\n")
+    if words := warning(tool, import_module("mitmproxy.version").VERSION):
+        sys.stderr.write(f"claude-prompt-cache: {words}\n")
     try:
         getattr(import_module("mitmproxy.tools.main"), tool)(proxy_arguments(tool, given))
     except BrokenPipeError:  # as in: claude-prompt-cache --options | head
@@ -142,12 +139,21 @@ def _status(given: Sequence[str]) -> str:
     folder = parser.parse_args(given).confdir.expanduser()
     url = page_file.find(folder, os.environ)
     if sys.stdin.isatty():
-        return status(_get(f"{url}facts.json")) if url else "no proxy at work"
+        return _status_of_all(url, folder)
     handed = sys.stdin.buffer.read(MAX_SIZE)
     if not (session := session_of(handed)):
         return ""
     query = urlencode({"session": session}, errors="replace")
     return status(_get(f"{url}facts.json?{query}") if url else b"", handed)
+
+
+def _status_of_all(url: str | None, folder: Path) -> str:
+    """Return the line for a terminal, where a reader wants to know why there are no numbers."""
+    if not url:
+        return f"no proxy, or more than one, in {folder}; ANTHROPIC_BASE_URL chooses one"
+    if not (answer := _get(f"{url}facts.json")):
+        return f"no proxy at {urlsplit(url).netloc}"
+    return status(answer) or f"no request yet at {urlsplit(url).netloc}"
 
 
 def _get(url: str) -> bytes:

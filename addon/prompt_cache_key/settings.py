@@ -86,9 +86,10 @@ class Settings:
                 hint = f"; the nearest known option is {near[0]}" if near else ""
                 log(logging.WARNING, f"unknown option {text(name)} is ignored{hint}")
         for mode in ctx.options.mode:
-            if mode.startswith("reverse:") and "://" not in mode:
+            kind, _, server = mode.partition(":")
+            if kind == "reverse" and "://" not in server:
                 what = f"--mode {text(mode)} has no scheme, so requests go on by https"
-                log(logging.WARNING, f"{what}; for http write reverse:http://HOST:PORT")
+                log(logging.WARNING, f"{what}; for http write {text(f'reverse:http://{server}')}")
         if any(address[0] in ANY for _, address in all_listeners):
             log(
                 logging.WARNING,

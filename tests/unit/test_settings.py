@@ -1,5 +1,4 @@
 import asyncio
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,11 +6,9 @@ from typing import Any
 
 import pytest
 from mitmproxy import exceptions
-from mitmproxy.log import LegacyLogEvents
 from mitmproxy.test import taddons
 from mitmproxy.utils import human
 from prompt_cache_key.hooks import PromptCacheKey
-from prompt_cache_key.log import LOGGER
 from prompt_cache_key.settings import Settings
 from unit.context import SESSION, Context, key, usage
 
@@ -59,7 +56,7 @@ def test_bad_value_set_before_loading_is_one_error(setting: str, words: str, log
         with pytest.raises(exceptions.OptionsError):
             context.master.addons.add(PromptCacheKey())
     (line,) = log()
-    assert line.startswith("ERROR [prompt-cache] not loaded, an option has a bad value: ")
+    assert line.startswith("ERROR [prompt-cache] not loaded, an option has an invalid value: ")
     assert line.count(words) == 1
 
 
@@ -88,7 +85,7 @@ def test_store_of_random_keys_alone(context: Context, log: Log) -> None:
     async def change() -> None:
         context.set(store="redis://user:secret@127.0.0.1:1/0")
         assert context.state.store is not context.state.keys
-        settings(context).running()
+        run(context)
         context.set(keys="derived")
         assert context.state.store is context.state.keys
         context.set(keys="random")
@@ -99,112 +96,142 @@ def test_store_of_random_keys_alone(context: Context, log: Log) -> None:
     assert "store=redis://127.0.0.1:1/0" in log()[0]
 
 
-@pytest.mark.parametrize(
-    ("listener", "page", "here"),
-    [
-        (("reverse", ("127.0.0.1", 8080)), "http://{at}{path}", "http://{at} claude"),
-        (("reverse", ("::1", 8080, 0, 0)), "http://{at}{path}", "http://{at} claude"),
-        (
-            ("regular", ("127.0.0.1", 1)),
-            "http://{at}{path}",
-            "http://YOUR-GATEWAY HTTPS_PROXY=http://{at} HTTP_PROXY=http://{at} "
-            "NODE_EXTRA_CA_CERTS={ca} claude",
-        ),
-        (
-            ("socks5", ("127.0.0.1", 1)),
-            "",
-            "nowhere, for it speaks no SOCKS; use --mode reverse:http://YOUR-GATEWAY",
-        ),
-        (("local", None), "", "http://YOUR-GATEWAY NODE_EXTRA_CA_CERTS={ca} claude"),
-    ],
-)
-def test_active_line(
-    context: Context, log: Log, listener: tuple[str, Any], page: str, here: str
-) -> None:
-    mode, address = listener
-    listen(context, mode, address)
-    settings(context).running()
-    ca = Path(context.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
-    at = human.format_address(address) if address else ""
-    here = here if here.startswith("nowhere") else f"ANTHROPIC_BASE_URL={here}"
-    path = context.addon.page.path
-    page = f"; live page: {page.format(at=at, path=path)}" if page else ""
-    assert log() == [
-        "INFO [prompt-cache] active: ttl=1h sliding=true max_sessions=10000 scope=auto "
-        "keys=random store=memory overwrite=false headers=auto stream=true comment=true "
-        f'mark=true strip="" diagnose=false bridge=true page=/prompt-cache{page}; '
-        f"point Claude Code here: {here.format(ca=ca, at=at)}"
+def listen(context: Context, *listeners: tuple[str, tuple[Any, ...] | None]) -> None:
+    proxyserver: Any = context.master.addons.get("proxyserver")
+    proxyserver.servers = [
+        SimpleNamespace(
+            mode=SimpleNamespace(type_name=mode), listen_addrs=[address] if address else []
+        )
+        for mode, address in listeners
     ]
 
 
-def test_active_line_without_a_page(context: Context, log: Log) -> None:
-    context.set(page="")
-    for mode in ("reverse", "regular"):
-        listen(context, mode, ("127.0.0.1", 8080))
-        settings(context).running()
-        assert ' page=""; point Claude Code here: ' in log()[0]
+def run(context: Context) -> None:
+    settings(context).running("/prompt-cache/secret/")
 
 
-def listen(context: Context, mode: str, address: tuple[Any, ...] | None) -> None:
-    proxyserver: Any = context.master.addons.get("proxyserver")
-    mode_ = SimpleNamespace(type_name=mode)
-    proxyserver.servers = [SimpleNamespace(listen_addrs=[address] if address else [], mode=mode_)]
+CLIENTS = {
+    "reverse": "Claude Code: ANTHROPIC_BASE_URL=http://{at} claude; "
+    "a translator: base URL http://{at}",
+    "regular": "Claude Code: ANTHROPIC_BASE_URL=http://YOUR-GATEWAY HTTPS_PROXY=http://{at} "
+    "HTTP_PROXY=http://{at} NODE_EXTRA_CA_CERTS={ca} claude; "
+    "a translator: HTTPS_PROXY=http://{at} HTTP_PROXY=http://{at}",
+    "socks5": "Claude Code does not support SOCKS proxies; use --mode reverse:http://YOUR-GATEWAY; "
+    "a translator: ALL_PROXY=socks5://{at}",
+    "transparent": "Claude Code: ANTHROPIC_BASE_URL=http://YOUR-GATEWAY "
+    "NODE_EXTRA_CA_CERTS={ca} claude",
+}
+PAGE = "; live page: http://{at}/prompt-cache/secret/"
+
+
+@pytest.mark.parametrize(
+    ("mode", "address", "page"),
+    [
+        ("reverse", ("127.0.0.1", 8080), PAGE),
+        ("reverse", ("::1", 8080, 0, 0), PAGE),
+        ("regular", ("127.0.0.1", 1), PAGE),
+        ("socks5", ("127.0.0.1", 1), ""),
+        ("transparent", ("127.0.0.1", 1), ""),
+    ],
+)
+def test_listener_is_logged_with_what_its_clients_set(
+    context: Context, log: Log, mode: str, address: tuple[Any, ...], page: str
+) -> None:
+    listen(context, (mode, address))
+    run(context)
+    ca = Path(context.options.confdir).expanduser() / "mitmproxy-ca-cert.pem"
+    at = human.format_address(address)
+    assert log() == [
+        f"INFO [prompt-cache] listening at {at}: {CLIENTS[mode].format(at=at, ca=ca)}",
+        f"INFO [prompt-cache] active: all options have their defaults{page.format(at=at)}",
+    ]
+
+
+def test_each_listener_has_a_line_and_the_page_is_on_the_first_that_serves_it(
+    context: Context, log: Log
+) -> None:
+    listeners = ("socks5", ("127.0.0.1", 1)), ("local", None), ("reverse", ("127.0.0.1", 2))
+    listen(context, *listeners)
+    run(context)
+    first, second, active = log()
+    assert "listening at 127.0.0.1:1: " in first
+    assert "listening at 127.0.0.1:2: " in second
+    assert active.endswith("; live page: http://127.0.0.1:2/prompt-cache/secret/")
+
+
+def test_only_settings_that_differ_from_the_defaults_are_logged(context: Context, log: Log) -> None:
+    context.set(page=False, ttl="5m", headers=["x-a", "x-b"])
+    listen(context, ("reverse", ("127.0.0.1", 8080)))
+    run(context)
+    assert log()[1:] == ["INFO [prompt-cache] active: ttl=5m headers=x-a,x-b page=false"]
 
 
 @pytest.mark.parametrize("host", ["", "::", "0.0.0.0"])
-def test_listening_to_all_is_warned_of(context: Context, log: Log, host: str) -> None:
-    listen(context, "reverse", (host, 8080))
-    settings(context).running()
-    active, warning = log()
-    assert active.endswith("ANTHROPIC_BASE_URL=http://127.0.0.1:8080 claude")
+def test_listening_on_all_addresses_is_warned_of(context: Context, log: Log, host: str) -> None:
+    listen(context, ("reverse", (host, 8080)))
+    run(context)
+    listening, _, warning = log()
+    assert listening.endswith("; a translator: base URL http://127.0.0.1:8080")
+    assert warning.startswith("WARNING ")
     assert warning.endswith("for this machine alone: --listen-host 127.0.0.1")
 
 
 def test_unknown_option_is_warned_of(context: Context, log: Log) -> None:
     for name in ("prompt_cache_tll", "prompt_cache_" + "x" * 300, "other"):
         context.options.set(f"{name}=1", defer=True)
-    settings(context).running()
+    run(context)
     _, near, far = log()
     assert near == (
         "WARNING [prompt-cache] unknown option prompt_cache_tll is ignored; "
-        "the nearest known one is prompt_cache_ttl"
+        "the nearest known option is prompt_cache_ttl"
     )
     assert far.endswith('…" is ignored'.replace("…", r"\u2026"))
 
 
-def test_deprecated_event_of_a_line_only_for_who_listens(context: Context) -> None:
-    settings(context).running()
-    (handler,) = (
-        each for each in logging.getLogger().handlers if isinstance(each, LegacyLogEvents)
-    )
-    # mitmproxy adds a condition of its own to what they say, which differs in a test.
-    (is_heard,) = handler.filters
-    assert callable(is_heard)
-    ours, other = (
-        logging.LogRecord(name, logging.INFO, "", 0, "", (), None) for name in (LOGGER, "other")
-    )
-    assert (is_heard(ours), is_heard(other)) == (False, True)
-    context.master.addons.add(SimpleNamespace(name="listener", add_log=print))
-    context.now += 1
-    assert (is_heard(ours), is_heard(other)) == (True, True)
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("reverse:gateway:4000", "for http write reverse:http://gateway:4000"),
+        ("reverse:gateway@8082", "for http write reverse:http://gateway@8082"),
+        ("reverse:http://gateway:4000", ""),
+        ("regular", ""),
+    ],
+)
+def test_reverse_mode_without_a_scheme_is_warned_of(
+    context: Context, log: Log, mode: str, words: str
+) -> None:
+    context.options.update(mode=[mode])
+    run(context)
+    warnings = [line.partition("; ")[2] for line in log() if "--mode" in line]
+    assert warnings == ([words] if words else [])
 
 
-def test_last_lines(context: Context, log: Log) -> None:
+def test_last_lines(context: Context, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prompt_cache_key.settings.load", lambda: None)
     settings(context).done()
-    assert not log()
+    assert log() == ["INFO [prompt-cache] no request came through this proxy"]
     context.send(headers={})
     context.send(b"[]")
     context.send(headers={})
     log()
     settings(context).done()
     assert log() == [
-        "WARNING [prompt-cache] 3 requests, no key: 2 without a session, "
-        "1 the body is not a JSON object"
+        "WARNING [prompt-cache] 3 requests, no key: 2 because it shows no session, "
+        "1 because the body is not a JSON object"
     ]
     context.answer(context.send(), usage(2048, 1920))
     log()
     settings(context).done()
+    sums = "requests=1 input=2048 cached=1920 hit=93% missed=0"
     assert log() == [
-        f"INFO [prompt-cache] session={SESSION} requests=1 input=2048 cached=1920 hit=94%",
-        "INFO [prompt-cache] total sessions=1 requests=1 input=2048 cached=1920 hit=94%",
+        f"INFO [prompt-cache] session={SESSION} {sums}",
+        f"INFO [prompt-cache] total sessions=1 {sums}",
     ]
+
+
+def test_number_in_yaml_is_a_time_span() -> None:
+    with taddons.context() as context:
+        # As mitmproxy reads `prompt_cache_ttl: 5` from config.yaml, before the addon is loaded.
+        context.options.update_defer(prompt_cache_ttl=5)
+        context.master.addons.add(PromptCacheKey())
+        assert context.options.prompt_cache_ttl == "5"
