@@ -7,11 +7,13 @@ from uuid import UUID, uuid4
 
 import pytest
 from lib.client import Client, request_body, without_key
+from lib.dialects import DIALECTS
 from lib.messages import Request
 from lib.mitmdump import Mitmdump
+from lib.recordings import conversations, encoded
+from lib.rules import pieces_of
 from lib.server import Server
-from live.proxied import CHAT
-from prompt_cache_key.options import AUTO, Options
+from live.proxied import CHAT, SESSION_HEADER
 from prompt_cache_key.upstreams import UPSTREAMS
 from unit.test_upstreams import REQUESTS
 
@@ -45,8 +47,6 @@ FIREWORKS = ROWS["Fireworks"]
 GATEWAY = ("gateway.test", MESSAGES, "gpt-6")
 OLD, NEW = ("api.openai.com", CHAT, "gpt-5.4"), ("api.openai.com", CHAT, "gpt-6")
 
-needs_auto = pytest.mark.skipif(Options().strip != AUTO, reason="prompt_cache_strip has no auto")
-
 ATTRIBUTION = {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.332.9a2; a=b;"}
 SYSTEM = {"type": "text", "text": "You are ✓"}
 
@@ -66,11 +66,16 @@ def ask(
     return send(port, server, (host, path), request_body(session, **members))
 
 
-def send(port: int, server: Server, to: tuple[str, str], body: bytes) -> Request:
+def send(
+    port: int, server: Server, to: tuple[str, str], body: bytes, *headers: tuple[str, str]
+) -> Request:
     """Send a body to a host and path; return what arrived."""
     host, path = to
     with Client(port) as client:
-        assert client.send("POST", f"http://{host}{path}", [("Host", host)], body).status == 200
+        assert (
+            client.send("POST", f"http://{host}{path}", [("Host", host), *headers], body).status
+            == 200
+        )
     (request,) = server.take()
     return request
 
@@ -141,7 +146,6 @@ def test_a_host_that_only_looks_like_one_is_any_host(
 # --- what is removed ------------------------------------------------------------------------------
 
 
-@needs_auto
 @pytest.mark.parametrize("name", KEYED)
 def test_the_attribution_is_removed(proxy: Mitmdump, server: Server, name: str) -> None:
     request = ask(proxy.port, server, ROWS[name], system=[ATTRIBUTION, SYSTEM])
@@ -153,7 +157,57 @@ def test_the_attribution_is_removed(proxy: Mitmdump, server: Server, name: str) 
     assert ids["account_uuid"]
 
 
-@needs_auto
+def dialect_of(path: str) -> str:
+    return next(name for name in ("messages", "responses", "chat") if name in path)
+
+
+TO = {(name, dialect_of(path)): (host, path, model) for name, host, path, model in REQUESTS}
+
+
+@pytest.mark.parametrize(("name", "dialect"), [each for each in TO if each[0] in KEYED])
+def test_conversations_of_a_project_begin_with_the_same_bytes(
+    proxy: Mitmdump, server: Server, name: str, dialect: str
+) -> None:
+    """Two recorded ones, unshortened: nothing but the named text is gone."""
+    host, path, model = TO[name, dialect]
+    beginnings, were = set(), set()
+    for record in conversations()[:2]:
+        body = DIALECTS[dialect].translate(record["body"] | {"model": model})
+        sent = encoded(body)
+        arrived = send(proxy.port, server, (host, path), sent)
+        assert UUID(arrived.key)
+        line = record["body"]["system"][0]["text"]
+        block = encoded({"type": "text", "text": line}) + b","
+        gone = block if dialect == "messages" else line.encode() + rb"\n"
+        expected = sent.replace(gone, b"", 1)
+        assert len(expected) == len(sent) - len(gone)
+        if name == "DeepSeek Messages":
+            session = record["headers"]["x-claude-code-session-id"]
+            expected = expected.replace(rb",\"session_id\":\"%b\"" % session.encode(), b"")
+        is_same = without_key(arrived.body) == expected  # a bool: the bodies are large
+        assert is_same
+        beginnings.add(pieces_of(arrived.json)[0])
+        were.add(pieces_of(body)[0])
+    assert (len(were), len(beginnings)) == (2, 1)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_conversation_that_grows_over_4_mb_is_stripped_as_before(
+    proxy: Mitmdump, server: Server, dialect: str
+) -> None:
+    body = conversations()[0]["body"] | {"model": "gpt-6"}
+    to = ("api.openai.com", DIALECTS[dialect].path)
+    beginnings = set()
+    for size in (1, 3_900_000, 4_300_000, 9_000_000):
+        grown = {"role": "user", "content": 'say "✓", and [so on], ' * (size // 24)}
+        sent = DIALECTS[dialect].translate(body | {"messages": [*body["messages"], grown]})
+        arrived = send(proxy.port, server, to, encoded(sent), (SESSION_HEADER, "large"))
+        assert UUID(arrived.key)
+        beginnings.add(pieces_of(arrived.json)[0])
+    (beginning,) = beginnings
+    assert "x-anthropic-billing-header" not in beginning
+
+
 def test_an_empty_list_removes_nothing(server: Server) -> None:
     with proxies(server, 1, "prompt_cache_strip") as (proxy,):
         host, path, model = ROWS["DeepSeek Messages"]
@@ -171,7 +225,6 @@ def test_attribution_by_hand_before_a_gateway(server: Server) -> None:
 # --- headers --------------------------------------------------------------------------------------
 
 
-@needs_auto
 def test_a_header_of_the_session_beside_a_key_of_the_user(server: Server) -> None:
     with proxies(server, 1, "prompt_cache_scope=user") as (proxy,):
         sessions = [str(uuid4()), str(uuid4())]
@@ -181,6 +234,23 @@ def test_a_header_of_the_session_beside_a_key_of_the_user(server: Server) -> Non
     assert values[:2] == values[2:]
     assert len({*values}) == 2
     assert asked[0].key not in values
+
+
+def test_a_header_that_its_client_changes_again_and_again_is_replaced(server: Server) -> None:
+    with proxies(server, 1) as (proxy,):
+        session, (host, path, model) = str(uuid4()), FIREWORKS
+        arrived = []
+        for value in ("a", "a", "b", "c", "d"):
+            headers = [("Host", host), ("X-Session-Affinity", value)]
+            with Client(proxy.port) as client:
+                body = request_body(session, model=model)
+                assert client.send("POST", f"http://{host}{path}", headers, body).status == 200
+            arrived += server.take()
+        proxy.find_all("usage|key=", 5)
+    key = arrived[0].key
+    assert [each.header("x-session-affinity") for each in arrived] == ["a", "a", "b", key, key]
+    warnings = [line for line in proxy.lines if "x-session-affinity" in line and "WARN" in line]
+    assert len(warnings) == 1
 
 
 @pytest.mark.parametrize("setting", ["prompt_cache_headers=x-route", "prompt_cache_headers"])
