@@ -219,7 +219,7 @@ def test_the_attribution_is_no_cause_there() -> None:
 def test_a_recorded_tool_search_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("live.test_misses.TOKENS", 4)
     cache = PrefixCache()
-    # To the prefix cache, a plain one, a mark that moves on and a list in place of a text are changes.
+    # To a plain prefix cache, a mark that moves on and a list in place of a text are changes.
     marked = re.compile(r',"cache_control":\{[^}]*\}')
     bodies = [restored(marked.sub("", r["body"]), excerpt) for r in records("tool_search")]
     for message in (each for body in bodies for each in body["messages"]):
