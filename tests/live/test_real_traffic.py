@@ -1,0 +1,260 @@
+"""What upstreams and translators really send: a real mitmdump before them, its log and its flows.
+
+The shapes and their right values are the unit tests'. Here each goes through the live log and
+through the report of the flows that the same mitmdump has written, and both have to agree.
+"""
+
+import json
+import re
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import pytest
+from lib import TIMEOUT
+from lib.client import Client, request_body
+from lib.dialects import DIALECTS
+from lib.messages import Headers, Reply, Request
+from lib.mitmdump import Mitmdump
+from live.proxied import EVENTS, SESSION_HEADER, flows, proxied
+from mitmproxy import flowfilter
+from mitmproxy.net import encoding
+from prompt_cache_key.finished import FinishedRequest
+from prompt_cache_key.report.command import build
+from unit.usage.test_accounting import (
+    CONVERSATIONS,
+    FRAMINGS,
+    ONE_RESPONSE,
+    Counts,
+    body_of,
+    chat,
+    messages,
+    responses,
+    stream_of,
+)
+
+Tokens = tuple[int, int | None] | None
+"""The whole prompt and its cached part; None if no usage is reported."""
+
+FIELD = re.compile(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|(\S+))')
+JSON = (("content-type", "application/json"),)
+TYPES: dict[str, Headers] = {
+    "no type": (),
+    "plain": (("content-type", "text/plain; charset=utf-8"),),
+    "JSON": JSON,
+    "events": EVENTS,
+}
+
+
+class Case(NamedTuple):
+    """A conversation: the request's path, each turn's reply, and what each is to count as."""
+
+    path: str
+    replies: list[Reply]
+    expected: list[Tokens]
+    is_streamed: bool
+    misses: int = 0
+
+
+def path_of(usage: Counts) -> str:
+    name = "messages"
+    if "prompt_tokens" in usage:
+        name = "chat"
+    elif "input_tokens_details" in usage:
+        name = "responses"
+    return DIALECTS[name].path
+
+
+def case(
+    turns: Sequence[Counts],
+    expected: Sequence[Tokens],
+    *,
+    is_streamed: bool,
+    headers: Headers | None = None,
+    misses: int = 0,
+) -> Case:
+    make = stream_of if is_streamed else body_of
+    headers = headers if headers is not None else EVENTS if is_streamed else JSON
+    replies = [Reply(headers=headers, body=make(turn)) for turn in turns]
+    return Case(path_of(turns[0]), replies, [*expected], is_streamed, misses)
+
+
+def cases() -> Iterator[tuple[str, Case]]:
+    for is_streamed in (False, True):
+        how = "streamed" if is_streamed else "whole"
+        for name, (usage, result) in ONE_RESPONSE.items():
+            yield f"{name}, {how}", case([usage], [result and result[:2]], is_streamed=is_streamed)
+        for name, (turns, results) in CONVERSATIONS.items():
+            tokens = [result and result[:2] for result in results]
+            misses = MISSES.get(name, 0)
+            found = case(turns, tokens, is_streamed=is_streamed, misses=misses)
+            yield f"{name}, {how}", found
+    for usage in (chat(3000, 2500), responses(3000, 2500), messages(3, 2500, 497)):
+        dialect = path_of(usage).rpartition("/")[2]
+        for type_, headers in TYPES.items():
+            reply = case([usage], [(3000, 2500)], is_streamed=True, headers=headers)
+            for framing, frame in FRAMINGS.items():
+                body = frame(stream_of(usage))
+                replies = [Reply(headers=headers, body=body)]
+                yield f"{dialect}, {type_}, {framing}", reply._replace(replies=replies)
+            for coding in ("gzip", "deflate", "br", "zstd"):
+                coded = encoding.encode(stream_of(usage), coding)
+                replies = [Reply(headers=[*headers, ("content-encoding", coding)], body=coded)]
+                yield f"{dialect}, {type_}, {coding}", reply._replace(replies=replies)
+            # JSON in answer to a request for a stream, and events that nobody has asked for.
+            replies = [Reply(headers=headers, body=body_of(usage))]
+            yield f"{dialect}, {type_}, no stream", reply._replace(replies=replies)
+            replies = [Reply(headers=headers, body=stream_of(usage))]
+            unasked = reply._replace(replies=replies, is_streamed=False)
+            yield f"{dialect}, {type_}, not asked for", unasked
+
+
+# How many turns of these conversations missed over 2,048 tokens that they should have read.
+MISSES = {
+    "Messages, included, then missed": 1,
+    "Claude with a turn that is mostly not cached": 1,
+    "chat, excluded": 1,
+}
+CASES = dict(cases())
+IDS = {name: f"m{at}" for at, name in enumerate(CASES)}
+"""The model of each case: what an endpoint has proved is not to decide another case."""
+
+
+class Run(NamedTuple):
+    """What the log and the report say of each case, by its model, and its flows' contents."""
+
+    logged: dict[str, list[dict[str, str]]]
+    missed: dict[str, list[dict[str, str]]]
+    reported: dict[str, list[FinishedRequest]]
+    saved: dict[str, list[bytes | None]]
+    received: dict[str, list[bytes]]
+
+
+def fields(lines: Iterable[str], kind: str) -> dict[str, list[dict[str, str]]]:
+    """Return the fields of each log line of that kind, by model."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for line in lines:
+        if f"[prompt-cache] {kind} " in line:
+            each = {name: quoted or plain for name, quoted, plain in FIELD.findall(line)}
+            found.setdefault(each["model"], []).append(each)
+    return found
+
+
+def reported(path: Path) -> dict[str, list[FinishedRequest]]:
+    """Return the requests in the report of a file of flows, by model."""
+    found: dict[str, list[FinishedRequest]] = {}
+    for session in build(path, flowfilter.parse("~all"), None, None).sessions:
+        for request in session.requests:
+            found.setdefault(request.model, []).append(request)
+    return found
+
+
+def growing_body(model: str, turn: int, *, is_streamed: bool) -> bytes:
+    roles = ["user", "assistant"] * turn
+    said = [{"role": role, "content": f"{role} {at} " * 9} for at, role in enumerate(roles)]
+    said.append({"role": "user", "content": "go on"})
+    return request_body("", model=model, messages=said, stream=is_streamed)
+
+
+@pytest.fixture(scope="module", name="run")
+def _run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    saved, received = tmp_path_factory.mktemp("real") / "flows", dict[str, list[bytes]]()
+
+    def respond(request: Request) -> Reply:
+        return CASES[names[request.json["model"]]].replies[len(request.json["messages"]) // 2]
+
+    names = {model: name for name, model in IDS.items()}
+    with proxied(respond, args=["-w", str(saved)], flow_detail="0") as (_, proxy):
+        for name, model in IDS.items():
+            session = [(SESSION_HEADER, str(uuid4()))]
+            with Client(proxy.port) as client:
+                for turn, _ in enumerate(CASES[name].replies):
+                    body = growing_body(model, turn, is_streamed=CASES[name].is_streamed)
+                    answer = client.send("POST", CASES[name].path, session, body)
+                    received.setdefault(model, []).append(answer.body)
+        proxy.stop()
+    contents: dict[str, list[bytes | None]] = {}
+    for flow in flows(saved):
+        assert flow.response
+        model = json.loads(flow.request.content or b"")["model"]
+        contents.setdefault(model, []).append(flow.response.raw_content)
+    usages, misses = fields(proxy.lines, "usage"), fields(proxy.lines, "miss")
+    return Run(usages, misses, reported(saved), contents, received)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_usage_in_the_log_and_in_the_report(run: Run, name: str) -> None:
+    model, expected = IDS[name], CASES[name].expected
+    logged = [
+        (int(each["input"]), None if each["cached"] == "?" else int(each["cached"]))
+        for each in run.logged.get(model, [])
+    ]
+    assert logged == [tokens for tokens in expected if tokens]
+    usages = [request.usage for request in run.reported[model]]
+    assert [usage and (usage.input, usage.cached) for usage in usages] == expected
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_misses_in_the_log_and_in_the_report(run: Run, name: str) -> None:
+    logged = [(int(each["missed"]), each["cause"]) for each in run.missed.get(IDS[name], [])]
+    assert len(logged) == CASES[name].misses
+    misses = [request.miss for request in run.reported[IDS[name]] if request.miss]
+    assert [(miss.missed, miss.cause) for miss in misses] == logged
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_answers_reach_the_client_and_the_flow_byte_for_byte(run: Run, name: str) -> None:
+    bodies = [reply.body for reply in CASES[name].replies]
+    assert run.received[IDS[name]] == run.saved[IDS[name]] == bodies
+
+
+Passing = dict[str, Reply]
+"""What an upstream answers to each session."""
+
+
+@pytest.fixture(scope="module", name="passing")
+def _passing() -> Iterator[tuple[Mitmdump, Passing]]:
+    replies: Passing = {}
+
+    def respond(request: Request) -> Reply:
+        return replies[json.loads(request.json["metadata"]["user_id"])["session_id"]]
+
+    with proxied(respond) as (_, proxy):
+        yield proxy, replies
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+@pytest.mark.parametrize("type_", TYPES)
+@pytest.mark.parametrize("usage", [chat(3000, 2500), responses(3000, 2500), messages(3, 2500, 497)])
+@pytest.mark.parametrize("make", [stream_of, body_of])
+def test_a_stream_is_passed_on_as_it_arrives(
+    passing: tuple[Mitmdump, Passing], usage: Counts, type_: str, coding: str, make: Any
+) -> None:
+    """The upstream holds the second half back until the client has the first."""
+    proxy, upstream = passing
+    body, packed = make(usage), zlib.compressobj(wbits=31)
+    halves = [body[: len(body) // 2], body[len(body) // 2 :]]
+    headers = TYPES[type_]
+    if coding == "gzip":
+        headers = [*headers, ("content-encoding", coding)]
+        first = packed.compress(halves[0]) + packed.flush(zlib.Z_SYNC_FLUSH)
+        halves = [first, packed.compress(halves[1]) + packed.flush()]
+    session, went_on = str(uuid4()), threading.Event()
+    upstream[session] = Reply(headers=headers, body=held_back(halves, went_on))
+    with Client(proxy.port) as client:
+        sent = request_body(session, stream=True)
+        response = client.open("POST", path_of(usage), body=sent)
+        assert response.read(len(halves[0])) == halves[0]
+        went_on.set()
+        assert response.read() == halves[1]
+    line = proxy.find(f"usage hit=83% input=3000 cached=2500 .*session={session}")
+    assert line
+
+
+def held_back(halves: list[bytes], went_on: threading.Event) -> Iterator[bytes]:
+    yield halves[0]
+    if went_on.wait(TIMEOUT):
+        yield halves[1]
