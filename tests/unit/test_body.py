@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from lib.recordings import records
 from prompt_cache_key.body import (
     ABSENT,
+    MAX_MARKS,
+    MAX_PARSED,
     MEMBER_SIZE,
     NAME,
     Body,
@@ -114,6 +116,20 @@ def test_tells_nothing_of_what_cannot_be_read(raw: bytes) -> None:
             ask()
 
 
+def test_a_body_of_which_too_much_is_to_be_parsed() -> None:
+    long = Body(b'{"x":"' + b"x" * MAX_PARSED + b'","metadata":{"user_id":"u"}}')
+    assert long.metadata == {"user_id": "u"}
+    many = Body(b'{"x":[' + b"0," * MAX_MARKS + b"0]}")
+    for body, words in ((long, "MB"), (many, "values")):
+        with pytest.raises(ValueError, match=words):
+            _ = body.whole
+
+
+def test_what_follows_the_metadata_deeper_inside() -> None:
+    body = Body(b'{"a":{"x":1,"metadata":1}}')
+    assert body.metadata is None
+
+
 def test_what_is_not_asked_for_is_not_looked_at() -> None:
     body = Body(b'{"model":"m","x":[\xff,"metadata":{"user_id":"u"}}')
     assert read(body) == expected({"model": "m", "metadata": {"user_id": "u"}})
@@ -129,6 +145,13 @@ def test_refuses_what_nests_absurdly_deep(opening: str, closing: str) -> None:
     for ask in (lambda: body.model, lambda: body.metadata, lambda: body.with_key(KEY)):
         with pytest.raises(ValueError, match=r"^the body nests too deep$"):
             ask()
+
+
+@pytest.mark.parametrize(
+    ("text", "wants"), [('{"stream": true}', True), ('{"stream":false}', False), ("{}", False)]
+)
+def test_whether_a_stream_is_asked_for(text: str, wants: bool) -> None:
+    assert Body(text.encode()).wants_stream is wants
 
 
 # --- putting the key in -------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import logging
 import os
 import pty
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from lib import free_port
 from lib.messages import Reply
 from lib.server import Server
 from prompt_cache_key import __version__
-from prompt_cache_key.cli import TOOLS, hints, main, proxy_arguments
+from prompt_cache_key.cli import TOOLS, main, proxy_arguments, warning
 from prompt_cache_key.launcher import launch
+from prompt_cache_key.live_page import page_file
 
 REQUEST = {"time": 1, "usage": {"input": 1000, "cached": 962}}
 FACTS = {"sums": {"requests": 3}, "sessions": [{"requests": [REQUEST]}]}
 GIVEN = b'{"session_id": "a b"}'
+SECRET = "0123456789abcdef" * 2
 
 
 @pytest.fixture
@@ -29,12 +32,31 @@ def keep_logging() -> Iterator[None]:
 
 
 @pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return mitmproxy's confdir of a home of its own."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("ANTHROPIC_BASE_URL", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    give(monkeypatch, GIVEN)
+    return tmp_path / ".mitmproxy"
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Server]:
+    """Serve the facts where the file in the confdir says."""
     with Server(lambda _: Reply(body=json.dumps(FACTS).encode())) as server:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        page_file.write(home, [server.port], SECRET)
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
-        give(monkeypatch, GIVEN)
         yield server
+
+
+@contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs) as file:
+        monkeypatch.setattr("sys.stdin", file)
+        yield
+    os.close(ours)
 
 
 def give(monkeypatch: pytest.MonkeyPatch, given: bytes) -> None:
@@ -106,36 +128,28 @@ def test_a_reader_that_has_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert (tmp_path / "out").read_text() == ""
 
 
-def test_hints_go_before_the_tool(tool: list[list[str]], capfd: pytest.CaptureFixture[str]) -> None:
-    main(["--mode", "reverse:gateway:4000"])
-    assert "reverse:http://gateway:4000" in capfd.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "version", "has_warning"),
+    [
+        ("mitmweb", "11.0.2", True),
+        ("mitmweb", "11.1.2", False),
+        ("mitmweb", "12.3.1", False),
+        ("mitmdump", "11.0.2", False),
+    ],
+)
+def test_a_vulnerable_mitmweb(
+    name: str,
+    version: str,
+    has_warning: bool,
+    tool: list[list[str]],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mitmproxy.version.VERSION", version)
+    main([name])
+    assert ("CVE-2025-23217" in capfd.readouterr().err) is has_warning
+    assert bool(warning(name, version)) is has_warning
     assert tool
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "version", "words"),
-    [
-        ("mitmdump", ["-m", "reverse:gateway:4000"], "12.3.1", "means https"),
-        ("mitmdump", ["--mode=reverse:gateway@8082"], "12.3.1", "means https"),
-        ("mitmweb", [], "11.0.2", "CVE-2025-23217"),
-    ],
-)
-def test_a_hint(name: str, given: list[str], version: str, words: str) -> None:
-    (hint,) = hints(name, given, version)
-    assert words in hint
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "version"),
-    [
-        ("mitmdump", ["-m", "reverse:http://gateway:4000", "--mode", "regular"], "11.0.2"),
-        ("mitmdump", ["--mode", "reverse:"], "12.3.1"),
-        ("mitmweb", [], "11.1.2"),
-        ("mitmweb", [], "12.3.1"),
-    ],
-)
-def test_no_hint(name: str, given: list[str], version: str) -> None:
-    assert not [*hints(name, given, version)]
 
 
 @pytest.mark.parametrize(
@@ -178,20 +192,32 @@ def test_status_of_a_session(page: Server, capsys: pytest.CaptureFixture[str]) -
     assert main(["status"]) is None
     assert capsys.readouterr().out == "cache 96%\n"
     (request,) = page.take()
-    assert request.target == "/prompt-cache.json?session=a+b"
+    assert request.target == f"{page_file.path_of(SECRET)}facts.json?session=a+b"
 
 
 def test_status_of_all_on_a_terminal(
-    page: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    page: Server, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = pty.openpty()
-    with os.fdopen(theirs) as terminal:
-        monkeypatch.setattr("sys.stdin", terminal)
-        main(["status", "--page", "/cache"])
-    os.close(ours)
+    with terminal(monkeypatch):
+        main(["status", "--confdir", str(home)])
     assert capsys.readouterr().out == "cache 96%\n"
     (request,) = page.take()
-    assert request.target == "/cache.json"
+    assert request.target == f"{page_file.path_of(SECRET)}facts.json"
+
+
+def test_a_terminal_is_told_why_there_are_no_numbers(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with terminal(monkeypatch):
+        main(["status"])
+        assert str(home) in capsys.readouterr().out
+        page_file.write(home, [port := free_port()], SECRET)
+        main(["status"])
+        assert f"127.0.0.1:{port}" in capsys.readouterr().out
+        with Server(lambda _: Reply(body=b"{}")) as server:
+            page_file.write(home, [server.port], SECRET)
+            main(["status"])
+        assert f"127.0.0.1:{server.port}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("given", [b"", b"{}", b"\xff"])
@@ -204,9 +230,12 @@ def test_no_session_no_line(
     assert page.take() == []
 
 
+@pytest.mark.parametrize("runs", [False, True])
 def test_no_proxy_no_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Path, runs: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(monkeypatch, b'{"session_id": "\\ud83d"}')
-    main(["status", "--port", str(free_port())])
+    if runs:
+        page_file.write(home, [free_port()], SECRET)
+    main(["status"])
     assert capsys.readouterr() == ("", "")
