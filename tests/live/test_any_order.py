@@ -93,7 +93,7 @@ HEADERS = st.lists(
     max_size=3,
     unique_by=lambda header: header[0],
 )
-TARGETS = st.sampled_from(["/v1/messages", "/v1/responses", "/upload", "/v1/chat/completions"])
+PATHS = st.sampled_from(["/v1/messages", "/v1/responses", "/upload", "/v1/chat/completions"])
 
 
 def is_as_sent(arrived: bytes, sent: bytes) -> bool:
@@ -130,7 +130,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     control = tmp_path_factory.mktemp("scripts") / "control.py"
     control.write_text(_CONTROL)
     scripts: list[Path] = [control, ADDON]
-    limit = {"stream_large_bodies": str(LIMIT), "flow_detail": "0"}
+    limit: dict[str, Any] = {"stream_large_bodies": str(LIMIT), "flow_detail": "0"}
     with (
         Server(_respond) as upstream,
         Mitmdump(f"reverse:{upstream.url}", scripts=scripts, **limit) as proxy,
@@ -154,14 +154,14 @@ def machine(proxied: Proxied) -> type[RuleBasedStateMachine]:
         def begin(self) -> None:
             upstream.take()
 
-        @rule(body=BODIES, headers=HEADERS, target=TARGETS, is_chunked=st.booleans())
-        def send(self, body: bytes, headers: Headers, target: str, is_chunked: bool) -> None:
+        @rule(body=BODIES, headers=HEADERS, path=PATHS, is_chunked=st.booleans())
+        def send(self, body: bytes, headers: Headers, path: str, is_chunked: bool) -> None:
             pieces = iter([body[:7], body[7:]]) if is_chunked and len(body) > 7 else body
             with Client(port) as client:
-                assert client.send("POST", target, headers, pieces).status == 200
+                assert client.send("POST", path, headers, pieces).status == 200
             (request,) = upstream.take()
             assert is_as_sent(request.body, body), (request.body[:300], body[:300])
-            if target == "/upload" or not body.lstrip().startswith(b"{"):
+            if path == "/upload" or not body.lstrip().startswith(b"{"):
                 assert len(request.body) == len(body)
 
         @rule(options=st.sampled_from(OPTIONS))
