@@ -99,8 +99,8 @@ def test_sessions(tmp_path: Path, mode: str) -> None:
         script.write_text(_TO_UPSTREAM % upstream.port)
         modes = f"reverse:{upstream.url}" if mode == "reverse" else "regular"
         with Mitmdump(modes, scripts=[script, ADDON], ssl_insecure="true") as proxy:
-            # As the addon says: `point Claude Code here: NAME=value … claude`.
-            *assignments, command = shlex.split(proxy.find("point Claude Code here: (.*)")[1])
+            # As the addon says: `Claude Code: NAME=value … claude; a translator: …`.
+            *assignments, command = shlex.split(proxy.find(" Claude Code: (.*);")[1])
             assert command == "claude"
             settings = dict(assignment.split("=", 1) for assignment in assignments)
             if mode == "regular":

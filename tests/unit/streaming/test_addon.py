@@ -138,7 +138,7 @@ def test_streamed_request_to_an_upstream_that_takes_no_key_is_observed_without_a
 
 @pytest.mark.parametrize("stream", [True, bytes.upper])
 def test_request_that_others_stream_is_observed_by_its_headers(
-    context: Context, log: Log, stream: object
+    context: Context, log: Log, stream: Any
 ) -> None:
     flow = context.flow()
     flow.request.stream = stream  # mitmproxy may decide so when half of a body has come
