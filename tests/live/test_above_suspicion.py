@@ -247,6 +247,35 @@ def test_scripts_before_and_after(tmp_path: Path) -> None:
     assert request.json["seen_by_after"] == request.key is not None
 
 
+_RAISES = """
+import logging
+
+class Raises(logging.Handler):
+    def emit(self, record):
+        if record.name == "prompt_cache_key":
+            raise RuntimeError("a handler of another addon")
+
+def load(loader):
+    logging.getLogger().addHandler(Raises())
+"""
+
+
+def test_a_log_handler_that_raises_loses_no_request_and_no_summary(tmp_path: Path) -> None:
+    scripts = [script(tmp_path, "raises", _RAISES), ADDON]
+    usage = {"input_tokens": 10, "cache_read_input_tokens": 0}
+    reply = Reply(body=json.dumps({"usage": usage}).encode())
+    with (
+        Server(lambda _: reply) as upstream,
+        Mitmdump(f"reverse:{upstream.url}", scripts=scripts) as proxy,
+    ):
+        for _ in range(2):
+            with Client(proxy.port) as client:
+                assert client.send("POST", MESSAGES, (), BODY).status == 200
+        assert all(request.key for request in upstream.take())
+        proxy.stop()
+        proxy.find(r"total sessions=1 requests=2 input=20")
+
+
 # --- words of others ----------------------------------------------------------------------------
 
 

@@ -146,14 +146,19 @@ def test_no_page_where_it_is_switched_off() -> None:
 
 
 @pytest.mark.client
-def test_nginx_in_front_shows_nothing_to_who_does_not_know_the_secret(
+def test_nginx_and_an_open_proxy_show_nothing_to_who_does_not_know_the_secret(
     mitmdump: Mitmdump, server: Server
 ) -> None:
-    with nginx(mitmdump.port) as port:
-        for target in ("/prompt-cache", "/prompt-cache/", "/facts.json", OTHER):
+    page = page_of(mitmdump)
+    others = ["/prompt-cache", "/prompt-cache/", "/facts.json", OTHER, f"{page[:-2]}g/", f"/{page}"]
+    with nginx(mitmdump.port) as port, Mitmdump(scripts=()) as open_proxy:
+        behind = f"http://{LOOPBACK}:{port}"
+        assert SESSION.encode() in ask(port, page).body
+        for target in others:
             assert SESSION.encode() not in ask(port, target).body
-        forwarded = [request.target for request in server.take()]
-        assert forwarded == ["/prompt-cache", "/prompt-cache/", "/facts.json"]
+            assert SESSION.encode() not in ask(open_proxy.port, behind + target).body
+    forwarded = [request.target for request in server.take()]
+    assert forwarded == [each for each in others if each != OTHER for _ in range(2)]
 
 
 @contextlib.contextmanager
