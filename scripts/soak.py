@@ -134,7 +134,8 @@ def soak(seconds: float, sessions: int) -> bool:
             time.sleep(min(0.1, seconds / 100))
         outcomes, keys = zip(*lives, strict=True)
     log = "\n".join(proxy.lines)
-    turns = re.findall(r"prompt_cache_store \S+ is (lost|back)", log) if store else None
+    turn = r"prompt_cache_store \S+ (does not answer|answers again)"
+    turns = re.findall(turn, log) if store else None
     return held([*itertools.chain(*outcomes)], keys, memory, log, turns)
 
 
@@ -166,8 +167,9 @@ def held(
         ("memory, last third", f"{after:.0f} MB", after < 1.5 * before),
     ]
     if turns is not None:
-        is_back = turns[:1] + turns[-1:] == ["lost", "back"]
-        checks.append(("the store", f"{turns.count('lost')}x lost", is_back))
+        outage = "does not answer"
+        is_back = turns[:1] + turns[-1:] == [outage, "answers again"]
+        checks.append(("the store", f"{turns.count(outage)}x away", is_back))
     for what, seen, is_well in checks:
         print(f"{what:28}{seen:>22}{'' if is_well else 'FAILED':>22}".rstrip())
     print(*(outcome for outcome in outcomes if outcome.startswith("lost")), sep="\n", end="")

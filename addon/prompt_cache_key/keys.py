@@ -39,14 +39,14 @@ def random_key(_name: Name) -> str:
 def derived_key(name: Name) -> str:
     """Return the UUIDv5 of the name: the same on every proxy and after every restart.
 
-    In the URL namespace, of `prompt_cache_key:` and the compact ASCII JSON array of the name:
-    `uuid5(NAMESPACE_URL, 'prompt_cache_key:["gpt-5.4","3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"]')`.
+    In the URL namespace, such as of `prompt_cache_key:["gpt-5.4","3f6c1c1e-…"]`.
     """
-    return str(
-        uuid.uuid5(
-            uuid.NAMESPACE_URL, "prompt_cache_key:" + json.dumps(name, separators=(",", ":"))
-        )
-    )
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"prompt_cache_key:{as_json(name)}"))
+
+
+def as_json(name: Name) -> str:
+    """Return a name as a compact JSON array in ASCII."""
+    return json.dumps(name, separators=(",", ":"))
 
 
 class Store(Protocol):
@@ -59,7 +59,7 @@ class Store(Protocol):
         """Return the same as `get` without waiting for a server."""
 
     def forget(self, names: list[Name], now: float) -> None:
-        """Evict the mappings of names. ValueError if that cannot be done for all proxies."""
+        """Give names new keys from now on. ValueError if that cannot be done for all proxies."""
 
     def connect(self) -> None:
         """Connect to the server; needs a running event loop."""
@@ -108,25 +108,24 @@ class Keys:
 
     def get_now(self, name: Name, now: float) -> tuple[str, bool]:
         """Return the key of a name, made if there is none, and whether it is new."""
-        if mapping := self.peek(name, now):
-            mapping.used = now
-            self._mappings.move_to_end(name)
-            return mapping.key, False
-        key = self.make(name)
-        self.put(name, key, now)
-        return key, True
+        mapping, is_new = self.use(name, now)
+        return mapping.key, is_new
+
+    def use(self, name: Name, now: float) -> tuple[Mapping, bool]:
+        """Use the mapping of a name, made if there is none; return it and whether it is new."""
+        mapping = self.peek(name, now)
+        if is_new := mapping is None:
+            mapping = self._mappings[name] = Mapping(self.make(name), now, now)
+        mapping.used = now
+        self._mappings.move_to_end(name)
+        while len(self._mappings) > self.max_sessions:
+            self._mappings.popitem(last=False)
+        return mapping, is_new
 
     def peek(self, name: Name, now: float) -> Mapping | None:
         """Return the mapping of a name without using it; None if it is missing or expired."""
         mapping = self._mappings.get(name)
         return mapping if mapping and self.remaining(mapping, now) > 0 else None
-
-    def put(self, name: Name, key: str, now: float) -> None:
-        """Store a mapping, and evict the least recently used if there are too many."""
-        self._mappings[name] = Mapping(key, now, now)
-        self._mappings.move_to_end(name)
-        while len(self._mappings) > self.max_sessions:
-            self._mappings.popitem(last=False)
 
     def remaining(self, mapping: Mapping, now: float) -> float:
         """Return the seconds that a mapping's TTL has left; 0 or less if it has expired."""

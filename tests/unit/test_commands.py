@@ -50,11 +50,11 @@ def test_answer_in_the_console(context: Context, log: Log) -> None:
     assert log() == [f"ALERT [prompt-cache] forgot keys=1 session={SESSION}"]
 
 
-def test_forget_while_the_store_is_lost(context: Context) -> None:
+def test_forget_while_the_store_does_not_answer(context: Context) -> None:
     async def forget() -> None:
         context.set(store="redis://127.0.0.1:1")
         await context.addon.request(context.flow())
-        with pytest.raises(exceptions.CommandError, match="the store is lost"):
+        with pytest.raises(exceptions.CommandError, match="the store does not answer"):
             context.master.commands.execute(f"promptcache.forget {SESSION}")
         context.set(store="memory")
 

@@ -367,7 +367,7 @@ def test_client_that_goes_while_the_store_is_asked(
 
     asyncio.run(go_meanwhile())
     assert flow.request.content == BODY
-    assert all("is lost, requests go on with the keys known here" in line for line in log())
+    assert all("does not answer, requests go on with the keys known here" in line for line in log())
 
 
 def test_body_that_cannot_be_parsed_has_a_key_but_no_user(context: Context) -> None:
