@@ -68,6 +68,8 @@ _DETAILS = r"(?: \[type=[^\n]{1,300}\]| \(type=[\w.=; ]{1,200}\))?"
 _DETAILS += r"(?:\n +For further information visit https?://[\w./-]{1,200})?"
 _PYDANTIC = r"\n[\w.]{1,100}\n +(?:" + _NOT + r"|Field required"
 _PYDANTIC += rf"|Input should be [\w ,'-]{{1,200}}){_DETAILS}"
+# FastAPI, about any field; what it repeats is written as Python does, without line ends.
+_FASTAPI = r"\n  \{'type': '[^\n]{1,2000}\}"
 # Bedrock, about any field.
 _BEDROCK = r"(?:#(?:/\w{1,100}){0,9}: (?:extraneous|required) key \[[\w.]{1,100}\]"
 _BEDROCK += r" (?:is not permitted|not found))"
@@ -90,6 +92,14 @@ _FORMS = {
         (
             r"\[\{'type': 'extra_forbidden', 'loc': \('body', 'FIELD'\), 'msg': "
             r"'Extra inputs are not permitted', [^\n]{1,3000}\}\]"
+        ),
+        # FastAPI's list of errors (vLLM from 0.11 on, NVIDIA), with the place in its source
+        (
+            rf"\d{{1,3}} validation errors?:(?:{_FASTAPI}){{0,30}}"
+            r"\n  \{'type': 'extra_forbidden', 'loc': (?:\('body', 'FIELD'\)|'body\.FIELD'), "
+            r"'msg': 'Extra inputs are not permitted', 'input': VALUE[^\n]{0,300}\}"
+            rf"(?:{_FASTAPI}){{0,30}}"
+            r"(?:\n\n  File \"[^\n\"]{1,300}\", line \d+, in \w{1,100}\n +[A-Z]+ /[\w/.-]{0,300})?"
         ),
     ],
     # Gemini
@@ -135,11 +145,12 @@ _FORMS = {
             r"(?: To drop these, set [^\n]{1,800})?"
         ),
     ],
-    # several gateways
+    # several gateways; any-llm names the provider
     "not supported": [
         (
-            r"(?:The )?(?:parameter |field |argument )?QUOTED is (?:not supported|unsupported)"
-            r"(?: \w+ this (?:model|endpoint|provider|api))?"
+            r"(?:The )?(?:parameter |field |argument |feature )?QUOTED is "
+            r"(?:not (?:currently |yet )?supported|unsupported)"
+            r"(?: \w+ this (?:model|endpoint|provider|api)| for \w{1,40})?"
         ),
     ],
 }
@@ -148,7 +159,8 @@ _FORMS = {
 # Where the words of an error are. Not `input`, `body`, `ctx` or `request`, which repeat a request.
 _WORDS = (
     *("error", "errors", "detail", "details", "message", "msg", "description", "error_message"),
-    *("fieldViolations", "inner_error", "innererror", "original_error", "upstream_error"),
+    *("Message", "errorMessage", "issues", "fieldViolations"),  # Amazon, zod, Google
+    *("cause", "inner_error", "innererror", "original_error", "upstream_error", "responseBody"),
 )
 _CODES = {
     "unknown_parameter": "unknown parameter",
@@ -162,10 +174,7 @@ _TYPES = {
 }
 _JSON = json.JSONDecoder(strict=False)
 _EVENTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:event|data|id|retry)?:")
-_ERROR = re.compile(
-    rb'"error"[ \t\r\n]{0,9}:[ \t\r\n]{0,9}[{\["]|"type"[ \t\r\n]{0,9}:[ \t\r\n]{0,9}"error"'
-    rb'|"response\.failed"'
-)
+_ERROR = re.compile(rb'"(?:error|response\.failed)"')
 
 
 def rejection(status: int, body: bytes, field: str = "prompt_cache_key") -> str:
@@ -191,17 +200,23 @@ def rejection(status: int, body: bytes, field: str = "prompt_cache_key") -> str:
 def _errors(head: bytes, name: bytes) -> Iterator[Any]:
     """Yield the errors in the beginning of a response whose status says that all went well."""
     text = _text(head)
-    for begin in [text] if text[:1] in ("{", "[") else _events(head, name):
-        value, _ = _json(begin)
+    texts = [text] if text[:1] in ("{", "[") else _events(head, name)
+    for value in chain.from_iterable(map(_values, texts)):
         for each in value[:_MAX_ERRORS] if isinstance(value, list) else [value]:
             if not isinstance(each, dict):
                 continue
             if each.get("type") == "error":
                 yield each
-            elif each.get("type") == "response.failed" and isinstance(each.get("response"), dict):
-                yield each["response"].get("error")
+            elif each.get("type") == "response.failed":
+                yield _failure(each)
             else:
                 yield each.get("error")
+
+
+def _failure(event: dict[str, Any]) -> Any:
+    """Return the error in a `response.failed` of OpenAI Responses."""
+    response = event.get("response")
+    return response.get("error") if isinstance(response, dict) else None
 
 
 def _events(body: bytes, name: bytes) -> Iterator[str]:
@@ -224,6 +239,16 @@ def _json(text: str) -> tuple[Any, int]:
         return _JSON.raw_decode(text)
     except (ValueError, RecursionError):
         return None, 0
+
+
+def _values(text: str) -> Iterator[Any]:
+    """Yield the first JSON values of a text, one after the other."""
+    for _ in range(_MAX_ERRORS):
+        value, end = _json(text)
+        if not end:
+            return
+        yield value
+        text = text[end:].lstrip()
 
 
 def _search(errors: Iterable[Any], field: str) -> str:
@@ -255,6 +280,8 @@ def _words(error: dict[str, Any]) -> Iterator[Any]:
     for name in _WORDS:
         if name in error:
             yield error[name]
+    if error.get("type") == "response.failed":
+        yield _failure(error)
     metadata = error.get("metadata")
     if isinstance(metadata, dict):  # OpenRouter; the rest of it may repeat what was sent
         yield metadata.get("raw")

@@ -26,7 +26,8 @@ Decisions, the first that applies (p prompt, c cached, w cache writes, o output)
     3  total - o is p + c or p + c + w            the one that gives   yes    yes      gateways of
                                                   that                                 FACTS, chat
     4  excluded by dialect, c + w > p;            without cache        yes    yes      Anthropic;
-       included by dialect, c > p or w > p                                             pi 2048
+       included by dialect, c > p or w > p,                                            pi 2048
+       each by over 2%
     5  excluded by dialect, w > 0, c + w = p      whole                yes    yes      codex-proxy
     6  one way doubles the conversation's last    whole                weak   yes      grok2api,
        prompt, the other continues it                                                  new-api
@@ -36,6 +37,9 @@ Decisions, the first that applies (p prompt, c cached, w cache writes, o output)
     9  included by dialect                        whole                no     yes      OpenAI
     10 excluded by dialect, total - o = p         whole                no     yes
     11 else                                       without cache        no     no
+
+In case 4 a little more than the prompt proves nothing: DashScope streams an estimate of the whole
+prompt first (3,602) and what was read of it last (3,604).
 
 A proof replaces the conversation's and the endpoint's earlier one. A weak proof replaces the
 conversation's, and the endpoint's only if that has none: it errs where one turn adds as many tokens
@@ -72,6 +76,8 @@ MAX_SIZE: Final = 1000
 # from what growth on it has doubled.
 _GROWTH = (0.95, 1.25)
 _DOUBLED = 1.75
+# How much more than the prompt count the cached tokens may be of a prompt that was estimated.
+_ESTIMATE = 1.02
 
 _Value = TypeVar("_Value")
 
@@ -87,7 +93,7 @@ class Counting(Enum):
         """Return the size of the whole prompt, if it is counted this way."""
         prompt, cached, written = _counts(report)
         if self is Counting.WHOLE:
-            return prompt
+            return max(prompt, cached)
         return prompt + cached + (written if self is Counting.WITHOUT_CACHE else 0)
 
 
@@ -180,7 +186,7 @@ def _proved(report: Report) -> Counting | None:
             if whole > prompt and whole == report.total - (report.output or 0):
                 return counting
     most = cached + written if report.excludes_cache else max(cached, written)
-    if most > prompt:
+    if most > _ESTIMATE * prompt:
         return Counting.WITHOUT_CACHE
     if report.excludes_cache and written and most == prompt:
         return Counting.WHOLE

@@ -1,8 +1,8 @@
 """Read token usage from a response that passes by in chunks.
 
-Anthropic Messages, OpenAI Chat Completions and OpenAI Responses are read, as one JSON object or as
-server-sent events, plain or coded. The first bytes decide which of the two a body is: the ChatGPT
-Codex backend sends events without a Content-Type, others call them `text/plain` or
+Anthropic Messages, OpenAI Chat Completions and OpenAI Responses are read, as JSON (one object, or
+one a line) or as server-sent events, plain or coded. The first bytes decide which of the two a body
+is: the ChatGPT Codex backend sends events without a Content-Type, others call them `text/plain` or
 `application/json`.
 
 The result is a `Report`: the counts as the response names them. What its prompt count includes is
@@ -42,6 +42,10 @@ MAX_DECODED: Final = 5 << 20
 MAX_WORK: Final = 50_000_000
 """Estimated nanoseconds that the JSON of 64 kB on the wire may take to parse."""
 
+MAX_VALUES: Final = 10_000
+"""Values, one after the other, of one JSON text; a line of an answer has 200 bytes or more."""
+
+_VALUE_WORK = 2_000  # estimated nanoseconds that each of them takes, besides its bytes
 _STEP = 1 << 16  # bytes on the wire; the chunks of mitmproxy are no larger
 _MAX_ID = 256  # characters; OpenAI's are 50, gateways' that hold another one under 200
 _TOO_MANY = 1 << 53  # JSON numbers are exact below
@@ -60,6 +64,8 @@ _READ = (
 _WRITTEN = (
     "cache_write_tokens",  # OpenAI since GPT-5.6, and OpenRouter, in the details
     "cache_creation_input_tokens",  # Anthropic
+    "cache_creation_tokens",  # LiteLLM, in the details
+    "cached_creation_tokens",  # new-api, in the details
 )
 _ANTHROPIC = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _PROMPT = ("prompt_tokens", "input_tokens", *_READ, *_WRITTEN)
@@ -74,12 +80,14 @@ _WRITTEN_BY_TTL = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 # counts in the last chunk's `timings` alone.
 _NAMES = (b'"usage"', b'"timings"', b"message_stop", b"[DONE]")
 _USEFUL = re.compile(rb'"(?:usage|timings)"\s*:\s*\{|message_stop|\[DONE\]')
-_DATA = "data:"
 _DONE = "[DONE]"
 _LAST_EVENTS = frozenset(
-    ("message_stop", "response.completed", "response.incomplete", "response.failed")
+    (
+        *("message_stop", "response.completed", "response.incomplete", "response.failed"),
+        "response.done",  # how some name response.completed
+    )
 )
-_SPACE = re.compile(r"[ \t\n\r]*")
+_BETWEEN = re.compile(r"[ \t\n\r]*(?:data:[ \t\n\r]*)?")
 _REASON = re.compile("[a-z][a-z_]{0,63}")
 # Of Anthropic's reasons those that are none.
 _NOT_COMPARED = ("previous_message_not_found", "unavailable")
@@ -217,7 +225,7 @@ class UsageReader:
                 self._parse(line)
 
     def _parse(self, data: bytes) -> bool:
-        """Read the usage in a text; return whether the text is JSON or of no interest."""
+        """Read the usage in a text; return whether the text is JSON, or not worth parsing."""
         if not _USEFUL.search(data):
             return True
         work = _work(data)
@@ -226,10 +234,11 @@ class UsageReader:
                 self.unread = "the JSON body has too many values"
             return True
         self._work += work
-        messages = _messages(data)
+        messages, is_whole = _messages(data)
+        self._work += _VALUE_WORK * len(messages)
         for message in messages:
             self._read(message)
-        return bool(messages)
+        return is_whole
 
     def _read(self, message: Any) -> None:
         if message == _DONE or _is_last(message):
@@ -252,7 +261,8 @@ def _integer(digits: str) -> int:
     return int(digits) if len(digits) <= _MAX_DIGITS else _TOO_MANY  # int() is quadratic
 
 
-_JSON = json.JSONDecoder(parse_int=_integer)
+# Not strict: some do not escape line ends and tabs in a text.
+_JSON = json.JSONDecoder(parse_int=_integer, strict=False)
 
 
 def _work(data: bytes) -> int:
@@ -261,31 +271,32 @@ def _work(data: bytes) -> int:
     return 8_000 + 6 * len(data) + 250 * values
 
 
-def _messages(data: bytes) -> list[Any]:
-    """Return the JSON values of a text, or [] if it is no JSON.
+def _messages(data: bytes) -> tuple[list[Any], bool]:
+    """Return the JSON values that a text begins with, and whether the text has nothing else.
 
-    They are several where an upstream has put the next event's `data:` into the same line.
+    They are several where each line is one, or where an upstream has put the next event's `data:`
+    into the same line.
     """
     text = data.decode(errors="replace").removeprefix("\ufeff")
     messages: list[Any] = []
-    at = -len(_DATA)
-    while messages[-1:] != [_DONE] and (not messages or text.startswith(_DATA, at)):
-        at = _skip_space(text, at + len(_DATA))
+    at = _next(text, 0)
+    while at < len(text) and len(messages) < MAX_VALUES:
         if text.startswith(_DONE, at):
             message, at = _DONE, at + len(_DONE)
         else:
             try:
                 message, at = _JSON.raw_decode(text, at)
             except (ValueError, RecursionError):
-                return messages
+                return messages, False
         messages.append(message)
-        at = _skip_space(text, at)
-    return messages if at == len(text) else []
+        at = _next(text, at)
+    return messages, at == len(text)
 
 
-def _skip_space(text: str, at: int) -> int:
-    space = _SPACE.match(text, at)
-    return space.end() if space else at
+def _next(text: str, at: int) -> int:
+    """Return where the next value of a text begins."""
+    between = _BETWEEN.match(text, at)
+    return between.end() if between else at
 
 
 def _is_last(message: Any) -> bool:
@@ -304,14 +315,15 @@ def _is_last(message: Any) -> bool:
 def _holders(message: object) -> Iterator[dict[str, Any]]:
     """Yield the parts of an event or a body that can hold usage, the most authoritative last.
 
-    Kimi streams it in the choice, Anthropic begins with it in the message of message_start,
-    OpenAI Responses ends with it in the response; all else has it at the top.
+    Kimi streams it in the choice, Groq in x_groq (without `include_usage` only there), Anthropic
+    begins with it in the message of message_start, OpenAI Responses ends with it in the response;
+    all else has it at the top.
     """
     if not isinstance(message, dict):
         return
     choices = message.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
-    for holder in (choice, message.get("message"), message.get("response"), message):
+    for holder in (choice, *map(message.get, ("x_groq", "message", "response")), message):
         if isinstance(holder, dict):
             yield holder
 

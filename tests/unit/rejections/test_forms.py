@@ -21,11 +21,27 @@ OTHERS = (
     f"{PERMITTED}, field: 'metadata', value: {{'user_id': 'a', 'n': [1]}}",
     f"{PERMITTED}, field: 'user', value: 'a b'",
 )
+FASTAPI = (
+    f"\n  {{'type': 'extra_forbidden', 'loc': ('body', '{KEY}'), 'msg': '{PERMITTED}', "
+    f"'input': '{UUID}'}}"
+)
+MISSING = (
+    "\n  {'type': 'missing', 'loc': ('body', 'n'), 'msg': 'Field required', 'input': {'a': 'b'}}"
+)
+SOURCE = '\n\n  File "/usr/lib/api_server.py", line 669, in create\n    POST /v1/chat/completions'
 LITELLM = "litellm.UnsupportedParamsError: groq does not support parameters"
 FORBIDDEN = {"type": "extra_forbidden", "loc": ["body", KEY], "msg": PERMITTED}
 PYDANTIC = "[type=extra_forbidden, input_value='k', input_type=str]"
 PYDANTIC += "\n    For further information visit https://errors.pydantic.dev/2.11/v/extra_forbidden"
 PYTHON_LIST = [{"type": "extra_forbidden", "loc": ("body", KEY), "msg": PERMITTED, "input": "k"}]
+
+
+ZOD = {
+    "code": "unrecognized_keys",
+    "keys": [KEY],
+    "path": [],
+    "message": f"Unrecognized key(s) in object: '{KEY}'",
+}
 
 
 def said(message: Any, **members: Any) -> dict[str, Any]:
@@ -49,6 +65,9 @@ REJECTIONS: dict[str, list[Any]] = {
         said(f"1 validation error for X\n{KEY}\n  extra fields not permitted (type=value_error.x)"),
         said(repr(PYTHON_LIST)),
         said(repr(PYTHON_LIST).replace("'input': 'k'", "'ctx': {'error': ValueError(<x>)}")),
+        said(f"1 validation error:{FASTAPI}{SOURCE}"),
+        said(f"3 validation errors:{MISSING}{FASTAPI}{MISSING}"),
+        said(f"1 validation error:{FASTAPI}".replace(f"('body', '{KEY}')", f"'body.{KEY}'")),
         detail(input="k"),
         detail(type="value_error.extra", loc=["body", "Chat", KEY]),
         {"detail": [{"type": "x", "loc": ["body", "messages"]}, FORBIDDEN]},
@@ -79,6 +98,9 @@ REJECTIONS: dict[str, list[Any]] = {
         {"detail": f"Unsupported parameter(s): `{KEY}`", "status": 400},
         said(f"Validation: Unsupported parameter(s): `store`, `{KEY}`, `user`"),
         {"detail": f"Unsupported parameter: {KEY}"},
+        {"errorMessage": QUOTE},
+        {"name": "AI_APICallError", "responseBody": json.dumps(said(QUOTE)), "cause": None},
+        {"type": "response.failed", "response": {"id": "x", "error": {"message": QUOTE}}},
         said(f"unsupported chat completion parameter: {KEY}"),
         said(f"Unsupported parameter: '{KEY}' is not supported with this model."),
     ],
@@ -94,6 +116,8 @@ REJECTIONS: dict[str, list[Any]] = {
     "unrecognized key": [
         said(f"Unrecognized key(s) in object: '{KEY}'"),
         {"errors": [{"path": [], "message": f'Unrecognized keys: "store", "{KEY}"'}]},
+        {"success": False, "error": {"issues": [ZOD], "name": "ZodError"}},
+        said(json.dumps([ZOD], indent=2)),
     ],
     "named in param": [said("x", param=KEY, code=None)],
     "invalid value": [said(f"Invalid '{KEY}': string too long. Expected at most 64, got 159.")],
@@ -101,6 +125,7 @@ REJECTIONS: dict[str, list[Any]] = {
         said(f"Malformed input request: {BEDROCK}"),
         {"message": f"The model returned the following errors: {BEDROCK}"},
         {"message": f"#: required key [a] not found#/b: required key [c] not found{BEDROCK}"},
+        {"Message": BEDROCK},
     ],
     "unsupported by the provider": [
         said(f"{LITELLM}: ['{KEY}'], for model=x. To drop these, set `litellm.drop_params=True`"),
@@ -109,6 +134,8 @@ REJECTIONS: dict[str, list[Any]] = {
     "not supported": [
         said(f"{KEY} is not supported on this model"),
         said(f"The parameter '{KEY}' is not supported"),
+        {"detail": f"'{KEY}' is not supported for anthropic"},
+        said(f"feature '{KEY}' is not currently supported"),
     ],
 }
 FORMS = pytest.mark.parametrize(
@@ -197,6 +224,19 @@ LOOKALIKES: list[Any] = [
     said(f"Unknown name \"{KEY}\" at 'contents[0].parts[0]': Cannot find field."),
     said(f"#/messages/0: extraneous key [{KEY}] is not permitted"),
     said(f"#/messages/0: extraneous key [{KEY}] is not permitted, please reformat your input"),
+    {"issues": [ZOD | {"path": ["messages", 0, "content", 1]}]},
+    {"cause": ECHO, "responseBody": json.dumps(ECHO), "Message": f"flagged: {QUOTE}"},
+    {"requestBodyValues": ECHO, "responseBody": json.dumps({"choices": [{"message": QUOTE}]})},
+    {
+        "type": "response.failed",
+        "response": {"output": [said(QUOTE)], "input": QUOTE, "error": None},
+    },
+    {"type": "response.created", "response": said(QUOTE)},
+    said(f"2 validation errors:{MISSING}".replace("{'a': 'b'}", repr(f"{FASTAPI}{SOURCE}"))),
+    said(f"1 validation error:{FASTAPI}".replace(UUID, "what a user wrote")),
+    said(f"1 validation error:{FASTAPI}\nwas flagged"),
+    said(f"1 validation error:{FASTAPI}".replace("('body', ", "('body', 'messages', 0, ")),
+    said(f"feature '{KEY}' is not currently supported, said the user"),
     # the request repeated
     said("bad request", request=ECHO, input=ECHO, body=ECHO, ctx={"error": QUOTE}),
     said("flagged", metadata={"flagged_input": QUOTE, "message": QUOTE, "error": said(QUOTE)}),
@@ -316,13 +356,19 @@ def test_rejections_as_an_event(error: Any, form: str, frame: str) -> None:
         {"type": "response.failed", "response": {"error": {"code": "x", "message": GO}}},
         {"choices": [], "error": {"message": GO, "code": 400}},
         [said(GO)],
+        {"type": "response.failed", "response": said(GO)},
     ],
     ids=repr,
 )
 def test_an_error_with_a_status_of_success_counts_by_its_structure(error: Any) -> None:
     assert rejection(200, body(error)) == "unknown field"
     assert rejection(200, json.dumps(error, indent=1).encode()) == "unknown field"
-    assert rejection(200, body(error) + b"\n" + body({"done": True})) == "unknown field"
+    lines = [body({"created": 1}), body(error), body({"done": True})]
+    for content in (lines[1:], lines):
+        assert rejection(200, b"\n".join(content)) == "unknown field"
+        assert rejection(200, b"\n".join(content) + b'\n{"created"') == "unknown field"
+    pretty = json.dumps(error, indent=1).encode().splitlines()
+    assert rejection(200, b"".join(b"data: %b\n" % line for line in pretty)) == "unknown field"
     assert rejection(200, b"data: " + body(error) + b"\n\n") == "unknown field"
 
 

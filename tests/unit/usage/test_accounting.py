@@ -98,6 +98,20 @@ ONE_RESPONSE: dict[str, tuple[Counts, Result | None]] = {
     "chat, total with writes": (chat(3000, 2000, 500, total_tokens=5600), (5500, 2000, True)),
     "chat, total without writes": (chat(3000, 2000, 500, total_tokens=5100), (5000, 2000, True)),
     "Responses, total": (responses(3000, 2500, total_tokens=5600), (5500, 2500, True)),
+    "new-api": (
+        chat(
+            3000, 2000, prompt_tokens_details={"cached_tokens": 2000, "cached_creation_tokens": 9}
+        ),
+        (3000, 2000, True),
+    ),
+    "new-api, from Claude": (
+        chat(3, prompt_tokens_details={"cached_tokens": 2000, "cached_creation_tokens": 997}),
+        (3000, 2000, True),
+    ),
+    "LiteLLM, from Claude": (
+        chat(3000, prompt_tokens_details={"cached_tokens": 2000, "cache_creation_tokens": 997}),
+        (3000, 2000, True),
+    ),
     "Messages, total": (messages(3000, 2000, 500, total_tokens=5600), (5500, 2000, True)),
     "Messages, total of a plain sum": (
         messages(3000, 2000, 500, total_tokens=3100),
@@ -127,6 +141,9 @@ ONE_RESPONSE: dict[str, tuple[Counts, Result | None]] = {
     # Read and written tokens are the whole prompt once more (codex-proxy).
     "Messages, once more": (messages(3000, 2500, 500), (3000, 2500, True)),
     "Messages, once more, first": (messages(3000, 0, 3000), (3000, 0, True)),
+    # DashScope estimates the prompt before it counts what was read of it.
+    "chat, estimated": (chat(3602, 3604), (3604, 3604, True)),
+    "Messages, estimated": (messages(3602, cached_tokens=3604), (3604, 3604, True)),
     # Nothing decides.
     "Messages, undecided": (messages(3000, 2500, 0), (5500, 2500, False)),
     "Messages, undecided writes": (messages(3000, 0, 500), (3500, 0, False)),
@@ -198,6 +215,13 @@ CONVERSATIONS: dict[str, tuple[list[Counts], list[Result | None]]] = {
     "codex-proxy": (
         [messages(3000, 0, 3000), messages(3500, 2900, 600), messages(4000, 3400, 0)],
         [(3000, 0, True), (3500, 2900, True), (4000, 3400, True)],
+    ),
+    "DashScope, which estimates": (
+        [
+            messages(3602, 3604, 0, prompt_tokens_details={"cached_tokens": 3604}),
+            messages(4602, 4500, 0, prompt_tokens_details={"cached_tokens": 4500}),
+        ],
+        [(3604, 3604, True), (4602, 4500, True)],
     ),
     # A gateway that calls Claude and keeps the counts under OpenAI's names.
     "chat, excluded": (
@@ -320,8 +344,8 @@ def usages(draw: st.DrawFn) -> tuple[Counts, Usage]:
     whole = cached + written + new
     dialect = draw(st.sampled_from([chat, responses, messages]))
     if dialect is messages:
-        if new >= cached + written:
-            cached, whole = new, new + new + written
+        if 2 * new >= cached + written:
+            cached, whole = 2 * new, 3 * new + written
         counts = messages(new, cached, written)
     else:
         counts = dialect(whole, cached, written, total_tokens=whole + 100)

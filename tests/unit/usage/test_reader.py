@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy.net import encoding
 from prompt_cache_key.usage.accounting import Accounting
-from prompt_cache_key.usage.reader import MAX_DECODED, MAX_SIZE, Usage, UsageReader
+from prompt_cache_key.usage.reader import MAX_DECODED, MAX_SIZE, MAX_VALUES, Usage, UsageReader
 
 
 def feed(chunks: Iterable[bytes], coding: str = "") -> UsageReader:
@@ -96,6 +96,8 @@ def responses(end: str = "response.completed", **more: Any) -> bytes:
 
 MESSAGES = messages(STARTED, ENDED)
 KIMI = {"choices": [{"delta": {}, "usage": CHAT}]}
+GROQ = {"choices": [{"delta": {}, "finish_reason": "stop"}], "x_groq": {"id": "x", "usage": CHAT}}
+TEXT = {"choices": [{"delta": {"content": "a\tb"}}], "usage": CHAT}
 LLAMA = {"usage": CHAT_PLAIN, "timings": {"cache_n": 1920, "prompt_n": 128}}
 BEFORE = {"usage": CHAT | {"completion_tokens": 8}}
 STREAMS = {
@@ -113,8 +115,12 @@ STREAMS = {
     "chat, in every chunk": (chat(BEFORE, {"usage": CHAT}), NOT_WRITTEN),
     "chat, Kimi's choice": (chat(KIMI), NOT_WRITTEN),
     "chat, llama.cpp": (chat(LLAMA), NOT_WRITTEN),
+    "chat, Groq": (chat(GROQ), NOT_WRITTEN),
+    "chat, text not escaped": (chat(TEXT).replace(b"\\t", b"\t"), NOT_WRITTEN),
+    "chat, line end not escaped": (chat(TEXT).replace(b"\\t", b"\ndata: "), NOT_WRITTEN),
     "chat without stream_options": (chat(), None),
     "responses": (responses(), WRITTEN),
+    "responses, done": (responses("response.done"), WRITTEN),
     "responses, incomplete": (responses("response.incomplete"), WRITTEN),
     "responses, failed": (responses("response.failed"), WRITTEN),
 }
@@ -165,6 +171,35 @@ def test_stream(body: bytes, expected: Usage | None) -> None:
         assert read([wire], coding) == read(bytewise(wire), coding) == expected
 
 
+DONE = ("completed", "incomplete", "failed", "done")
+ENDS = [
+    event("message_delta", delta={"stop_reason": "end_turn"}, usage=ENDED),
+    event("message_stop"),
+    data(choices=[{"delta": {}, "finish_reason": "stop"}], usage=CHAT),
+    data(choices=[], usage={"completion_tokens": 9}),
+    b"data: [DONE]\n\n",
+    *(responses(f"response.{end}") for end in DONE),
+]
+MIDDLES = [
+    b"",
+    event("ping"),
+    event("message_delta", delta={"stop_reason": None}, usage=ENDED),
+    event("error", error={"type": "overloaded_error"}),
+    responses("response.in_progress"),
+    data(choices=[{"delta": {"content": "[DONE] message_stop"}, "finish_reason": None}]),
+    data(choices=[{"delta": {}, "finish_reason": "stop"}], usage=None),
+    data(choices=[], timings=LLAMA["timings"]),
+    data(choices={}, usage=CHAT),
+]
+
+
+@pytest.mark.parametrize("end", ENDS + MIDDLES, ids=repr)
+def test_a_response_is_complete_behind_its_end(end: bytes) -> None:
+    report = feed([data(usage=CHAT) + end]).finish()
+    assert report
+    assert report.is_complete == (end in ENDS)
+
+
 @pytest.mark.parametrize(("report", "expected"), REPORTS.values(), ids=REPORTS)
 def test_json(report: dict[str, Any], expected: Usage | None) -> None:
     body = json.dumps({"id": "x", "usage": report}, indent=1).encode()
@@ -210,7 +245,6 @@ def test_what_is_no_count_is_ignored(name: str, value: Any) -> None:
         b'{"choices": [null, {"usage": {"prompt_tokens": 1}}]}',
         b'{"message": "m", "response": ["usage"], "x": [{"usage": {"prompt_tokens": 1}}]}',
         b'[{"usage": {"prompt_tokens": 1}}]',
-        b'{"usage": {"prompt_tokens": 1}} trailing',
         b'{"usage": {"prompt_tokens": %b}}' % (b"1" * 5000),
         b'{"usage": {"prompt_tokens": 1, "x": %b}}' % (b"[" * 100_000),
         b'{"usage": {"prompt_tokens": 1, "x": %b}}' % (b'{"x":' * 100_000),
@@ -226,6 +260,37 @@ def test_json_that_is_not_quite_utf8() -> None:
     body = b'{"x": "\xff\xc3", "usage": {"input_tokens": 5}}'
     assert read([b"\xef\xbb\xbf" + body]) == Usage(5, None, None, None)
     assert read([b"data: %b\n\n" % body]) == Usage(5, None, None, None)
+
+
+LINE_ENDS = [b"\n", b"\r\n", b"\n\n", b"", b" "]
+
+
+@pytest.mark.parametrize("end", LINE_ENDS, ids=repr)
+def test_json_lines(end: bytes) -> None:
+    last = {"choices": [], "usage": CHAT}
+    lines = [json.dumps(value).encode() for value in ({"choices": [], "usage": None}, last, last)]
+    body = end.join(lines)
+    for wire in (body, body + end, body + end + b"data: [DONE]\n\n"):
+        assert read([wire]) == read(bytewise(wire)) == NOT_WRITTEN
+        report = feed([wire]).finish()
+        assert report
+        assert report.is_complete
+
+
+@pytest.mark.parametrize("rest", [b" trailing", b'\n{"choices": [', b'\n{"usage": '])
+def test_json_that_is_cut_off_or_goes_on_otherwise(rest: bytes) -> None:
+    body = json.dumps({"usage": CHAT}).encode() + rest
+    for wire in (body, b"data: %b\n\n" % body):
+        assert read([wire]) == read(bytewise(wire)) == NOT_WRITTEN
+        report = feed([wire]).finish()
+        assert report
+        assert not report.is_complete
+
+
+def test_too_many_values_are_not_read() -> None:
+    body = json.dumps({"usage": CHAT}).encode()
+    assert read([b"{}" * (MAX_VALUES - 1) + body]) == NOT_WRITTEN
+    assert read([b"{}" * MAX_VALUES + body]) is None
 
 
 BEGINNINGS = [
