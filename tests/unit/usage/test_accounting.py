@@ -372,6 +372,7 @@ FRAMINGS: dict[str, Callable[[bytes], bytes]] = {
     "no space": lambda body: body.replace(b"data: ", b"data:"),
     "comments": lambda body: b": hi\n\n" + body.replace(b"\n\n", b"\n\n: ping\n\n"),
     "ids between": lambda body: lines_alone(body).replace(b"\ndata:", b"\nid: 1\ndata:"),
+    "words between": lambda body: lines_alone(body).replace(b"\ndata:", b"\ndata: wait\ndata:"),
     "byte-order mark": lambda body: b"\xef\xbb\xbf" + body,
     "CRLF": lambda body: body.replace(b"\n", b"\r\n"),
     "CR": lambda body: body.replace(b"\n", b"\r"),
