@@ -8,35 +8,18 @@ about the main conversation, and what its gateway reports.
 import json
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from prompt_cache_key.screen_text import cut, thousands, width
 from prompt_cache_key.stats.sums import dollars, percent
 
-DEFAULT = ("127.0.0.1", 8080)
-
 _COLUMNS = 60
 _MOST = 1e12
-_NEAR = ("127.0.0.1", "localhost", "::1")
-_VARIABLES = ("ANTHROPIC_BASE_URL", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 
 
 def session_of(given: bytes) -> str:
     """Return the session of the JSON that Claude Code hands to status-line commands, or ""."""
     session = _read(given).get("session_id")
     return session if isinstance(session, str) else ""
-
-
-def listener_of(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Return host and port of the listener that Claude Code goes through, if on this machine."""
-    for name in _VARIABLES:
-        try:
-            url = urlsplit(environment.get(name, ""))
-            if url.scheme == "http" and url.hostname in _NEAR:
-                return url.hostname, url.port or 80
-        except ValueError:
-            continue
-    return DEFAULT
 
 
 def status(answer: bytes, given: bytes = b"") -> str:

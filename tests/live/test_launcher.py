@@ -171,9 +171,7 @@ sys.exit(7)
     assert "secret" not in "\n".join(ours)
 
     first, *rest = errors.splitlines()
-    assert first.startswith(
-        "claude-prompt-cache: hit rate 49%, 9,999 of 20,000 prompt tokens; 2 req"
-    )
+    assert first == "claude-prompt-cache: hit rate 49%, 9,999 of 20,000 prompt tokens; 2 requests"
     names = {"log", "report.html"}
     (folder,) = (tmp_path / "tmp").iterdir()
     assert {path.name for path in folder.iterdir()} == names
@@ -204,6 +202,26 @@ log = open(os.path.join(os.path.dirname(settings["path"]), "log")).read()
 say(status=urllib.request.urlopen(url).status)
 """
     assert launch(run, "--to", f"http://127.0.0.1:{free_port()}").said() == {"status": 200}
+
+
+def test_a_gateway_that_is_down(launch: Launch) -> None:
+    port = free_port()
+    launched = launch(
+        "import contextlib\nwith contextlib.suppress(OSError): ask()",
+        "--to",
+        f"http://127.0.0.1:{port}",
+    )
+    assert f'no connection to "127.0.0.1:{port}: ' in launched.end()[1]
+
+
+def test_a_home_that_cannot_be_written_is_one_line_and_nothing_starts(
+    launch: Launch, tmp_path: Path
+) -> None:
+    (tmp_path / ".mitmproxy").touch()
+    status, errors = launch("say(started=True)", "--to", "http://127.0.0.1:9").end()
+    assert status == 1
+    assert str(tmp_path / ".mitmproxy") in errors
+    assert errors.count("\n") == 1
 
 
 def test_nothing_came_through(launch: Launch) -> None:
@@ -277,6 +295,7 @@ def test_without_a_proxy(launch: Launch, tmp_path: Path, given: list[str]) -> No
     ("given", "words"),
     [
         (["--set", "prompt_cache_scope=all"], "prompt_cache_scope: 'all' is not one of"),
+        (["--set", "prompt_cache_scop=user"], "unknown option prompt_cache_scop"),
         (["--set", "ssl_insecure=maybe"], 'must be "true"'),
         (["--mode", "nonsense:x"], "nonsense:x"),
         (["--to", "gateway"], "--to is not a base URL"),

@@ -5,10 +5,9 @@ import pytest
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.stats.money import GivenPrices
 from prompt_cache_key.stats.report import as_json, report_of
-from prompt_cache_key.status_line import listener_of, session_of, status
+from prompt_cache_key.status_line import session_of, status
 from unit.stats.finished_requests import finished, miss, usage
 
-GATEWAY = {"ANTHROPIC_BASE_URL": "http://gateway.test:9000"}
 NO_JSON = [b"", b"<html>", b"\xff", b"[" * 100_000]
 
 
@@ -16,22 +15,6 @@ NO_JSON = [b"", b"<html>", b"\xff", b"[" * 100_000]
 def test_session_of(given: bytes) -> None:
     assert session_of(given) == ""
     assert session_of(b'{"session_id": "abc", "model": {}}') == "abc"
-
-
-@pytest.mark.parametrize(
-    ("environment", "listener"),
-    [
-        ({"ANTHROPIC_BASE_URL": "http://127.0.0.1:9000/v1"}, ("127.0.0.1", 9000)),
-        ({"ANTHROPIC_BASE_URL": "http://localhost"}, ("localhost", 80)),
-        ({"ANTHROPIC_BASE_URL": "http://[::1]:9000"}, ("::1", 9000)),
-        (GATEWAY | {"HTTPS_PROXY": "http://127.0.0.1:9000"}, ("127.0.0.1", 9000)),
-        (GATEWAY, ("127.0.0.1", 8080)),
-        ({"ANTHROPIC_BASE_URL": "http://127.0.0.1:many"}, ("127.0.0.1", 8080)),
-        ({}, ("127.0.0.1", 8080)),
-    ],
-)
-def test_listener_of(environment: dict[str, str], listener: tuple[str, int]) -> None:
-    assert listener_of(environment) == listener
 
 
 def facts(*requests: FinishedRequest, prices: GivenPrices | None = None) -> bytes:

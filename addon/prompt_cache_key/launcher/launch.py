@@ -36,7 +36,7 @@ def launch(given: Sequence[str], process: Mapping[str, str]) -> int | str:
             os.execve(program, [program, *arguments.claude], process)  # noqa: S606
         plan_ = plan(arguments, settings, environment)
         return _run(program, plan_, arguments, settings, process)
-    except LaunchError as e:
+    except (LaunchError, OSError) as e:
         return _error(str(e))
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -6,14 +6,33 @@ import sys
 from pathlib import Path
 
 from mitmproxy import ctx
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.tools.main import mitmdump
+from mitmproxy.utils import human
 
 from prompt_cache_key.hooks import PromptCacheKey
 from prompt_cache_key.launcher.summary import summary
 from prompt_cache_key.launcher.task import Ready, Task, write_private
+from prompt_cache_key.log import log, text
 from prompt_cache_key.report.page import page
 from prompt_cache_key.stats.money import load
 from prompt_cache_key.stats.report import report_of
+
+
+class Problems(logging.Handler):
+    """Keeps the first error, for which mitmproxy ends at start-up, and counts warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.first_error = ""
+        self.warnings = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a warning, or keep the message of an error."""
+        if record.levelno < logging.ERROR:
+            self.warnings += 1
+        else:
+            self.first_error = self.first_error or record.getMessage()
 
 
 class Supervised:
@@ -22,18 +41,33 @@ class Supervised:
     def __init__(self, addon: PromptCacheKey, task: Task) -> None:
         self._addon = addon
         self._task = task
+        self._has_started = False
+        self._unreachable = ""
 
     def running(self) -> None:
         """Tell the launcher the port, and end when launcher and Claude Code have ended."""
         ctx.master.event_loop.add_reader(self._task.life, self._end)
+        given = {argument.partition("=")[0] for argument in self._task.arguments}
+        for name in given.intersection(ctx.options.deferred):
+            log(logging.ERROR, f"unknown option {text(name)}")  # mitmproxy ends for an error
         # mitmproxy makes its certificate in a `running` hook too, which comes after this one.
         ctx.master.event_loop.call_soon(self._tell_port)
 
+    def server_connect_error(self, data: ServerConnectionHookData) -> None:
+        """Keep why a connection failed."""
+        where = human.format_address(data.server.address)
+        self._unreachable = f"{where}: {data.server.error}"
+
     def done(self) -> None:
         """Write the report, and tell the launcher the summary."""
+        if not self._has_started:
+            return
         state = self._addon.state
         sums, skipped = state.sessions.total, state.skipped.total()
-        lines = [*summary(sums, skipped, is_stable=self._task.is_stable)]
+        is_stable = self._task.is_stable
+        lines = [*summary(sums, skipped, unreachable=self._unreachable, is_stable=is_stable)]
+        if problems.warnings:
+            lines.append(f"{problems.warnings} warning{'s'[: problems.warnings != 1]} in the log")
         if sums.requests:
             try:
                 report = report_of("Claude Code", state.recent(), prices=load())
@@ -45,6 +79,9 @@ class Supervised:
         self._task.tell(lines)
 
     def _tell_port(self) -> None:
+        if problems.first_error:
+            return
+        self._has_started = True
         servers = ctx.master.addons.get("proxyserver").servers
         (server,) = (each for each in servers if each.mode.full_spec == self._task.mode)
         certificate = Path(ctx.options.confdir).expanduser().absolute() / "mitmproxy-ca-cert.pem"
@@ -58,17 +95,8 @@ class Supervised:
         ctx.master.shutdown()
 
 
-class FirstError(logging.Handler):
-    """Keeps the first error that is logged: mitmproxy ends for it, a few lines later."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.message = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the message of the first record."""
-        self.message = self.message or record.getMessage()
-
+problems = Problems()
+"""What this process has logged of errors and warnings."""
 
 task: Task | None = None
 """The task of this process; None where no launcher has started it."""
@@ -80,9 +108,9 @@ def main() -> None:
     task = Task(**json.load(sys.stdin))
     sys.argv[0] = "mitmdump"  # the name in its messages
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is the log file
-    logging.getLogger().addHandler(error := FirstError())
+    logging.getLogger().addHandler(problems)
     try:
         mitmdump(task.arguments)
     except SystemExit:
-        task.tell([error.message])
+        task.tell([problems.first_error])
         raise

@@ -16,42 +16,46 @@ STABLE_KINDS = (
 """The causes that `--stable` avoids."""
 
 
-def summary(sums: Sums, skipped: int, *, is_stable: bool) -> Iterator[str]:
+def summary(sums: Sums, skipped: int, *, unreachable: str, is_stable: bool) -> Iterator[str]:
     """Yield the lines: hit rate and money, missed tokens by cause, and whether --stable helps.
 
-    `skipped` are requests that came through the proxy and are not part of the sums.
+    `skipped` are requests that came through the proxy and are not part of the sums; `unreachable`
+    says where the last connection that failed was to go, and why it failed.
     """
+    if unreachable and sums.requests == sums.without_usage:
+        yield f"no connection to {text(unreachable)}"
     if not sums.requests and skipped:
         yield f"{_requests(skipped)} came through this proxy, all skipped: the log has the reasons"
-        return
-    if not sums.requests:
+    elif not sums.requests and not unreachable:
         yield "no request came through this proxy (managed settings may lead Claude Code past it)"
+    if not sums.requests:
         return
-    yield _headline(sums)
+    yield _hit_rate(sums)
+    yield f"missed tokens {sums.missed:,}{_money(sums)}"
     causes = [*sums.worst_causes()]
     for cause, count in causes[:MAX_CAUSES]:
-        yield f"  {count.tokens:,} missed in {_requests(count.requests)}: {text(cause)}"
+        yield f"  {count.tokens:,} in {_requests(count.requests)}: {text(cause)}"
     if len(causes) > MAX_CAUSES:
         rest = sum(count.tokens for _, count in causes[MAX_CAUSES:])
-        yield f"  {rest:,} missed for other causes"
+        yield f"  {rest:,} for other causes"
     avoidable = sum(count.tokens for cause, count in causes if cause.startswith(STABLE_KINDS))
     if avoidable and not is_stable:
         yield f"--stable avoids causes of {avoidable:,} of these missed tokens"
 
 
-def _headline(sums: Sums) -> str:
-    rate = sums.hit_rate
-    parts = [
-        "hit rate unknown: no response reported cached tokens"
-        if rate is None
-        else f"hit rate {percent(rate)}, {sums.cached:,} of {sums.measured:,} prompt tokens"
-    ]
-    parts += [_requests(sums.requests), f"missed tokens {sums.missed:,}"]
-    if sums.saved is not None:
-        parts.append(f"saved {dollars(sums.saved)}")
-    if sums.missed_cost is not None:
-        parts.append(f"misses cost {dollars(sums.missed_cost)}")
-    return "; ".join(parts)
+def _hit_rate(sums: Sums) -> str:
+    requests = _requests(sums.requests)
+    if (rate := sums.hit_rate) is None:
+        return f"hit rate unknown: no response reported cached tokens; {requests}"
+    return (
+        f"hit rate {percent(rate)}, {sums.cached:,} of {sums.measured:,} prompt tokens; {requests}"
+    )
+
+
+def _money(sums: Sums) -> str:
+    saved = "" if sums.saved is None else f"; saved {dollars(sums.saved)}"
+    cost = "" if sums.missed_cost is None else f"; misses cost {dollars(sums.missed_cost)}"
+    return f"{saved}{cost}"
 
 
 def _requests(count: int) -> str:

@@ -4,14 +4,17 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mitmproxy.connection import Server
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+from mitmproxy.test.tflow import tflow
 from prompt_cache_key.launcher import proxy_main
-from prompt_cache_key.launcher.proxy_main import Supervised
+from prompt_cache_key.launcher.proxy_main import Problems, Supervised
 from prompt_cache_key.launcher.task import Task
 from unit.context import Context, usage
 
@@ -21,14 +24,14 @@ MODE = "regular@127.0.0.1:0"
 class Launcher:
     """The launcher's side of a proxy's pipes."""
 
-    def __init__(self, context: Context, folder: Path) -> None:
+    def __init__(self, context: Context, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._read, self.write = os.pipe()
         self.their_life, self.life = os.pipe()
         self.report = folder / "report.html"
         self.settings = folder / "settings.json"
         self.settings.touch()
-        task = Task(
-            [],
+        self.task = Task(
+            ["--set", "listen_port=0", "--set", "prompt_cache_nonsense=1"],
             MODE,
             str(self.report),
             [str(self.settings), str(folder / "missing")],
@@ -36,8 +39,27 @@ class Launcher:
             to_launcher=self.write,
             life=self.their_life,
         )
-        self.task = task
-        self.addon = Supervised(context.addon, task)
+        self.addon = Supervised(context.addon, self.task)
+        self._context = context
+        self._monkeypatch = monkeypatch
+        monkeypatch.setattr(proxy_main, "problems", Problems())
+        proxyserver: Any = context.master.addons.get("proxyserver")
+        proxyserver.servers = [
+            SimpleNamespace(
+                listen_addrs=[("127.0.0.1", port)], mode=SimpleNamespace(full_spec=mode)
+            )
+            for port, mode in ((8082, "regular@8082"), (4321, MODE))
+        ]
+        context.options.confdir = str(folder)
+
+    async def start(self) -> asyncio.Event:
+        """Let the proxy have started; return what is set when the proxy is to end."""
+        ended = asyncio.Event()
+        self._monkeypatch.setattr(self._context.master, "event_loop", asyncio.get_running_loop())
+        self._monkeypatch.setattr(self._context.master, "shutdown", ended.set)
+        self.addon.running()
+        await asyncio.sleep(0)
+        return ended
 
     def heard(self) -> list[str]:
         return os.read(self._read, 1 << 16).decode().splitlines()
@@ -48,28 +70,24 @@ class Launcher:
 
 
 @pytest.fixture
-def launcher(context: Context, tmp_path: Path) -> Iterator[Launcher]:
-    made = Launcher(context, tmp_path)
+def launcher(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Launcher]:
+    made = Launcher(context, tmp_path, monkeypatch)
     yield made
     made.close()
 
 
-def test_it_says_where_it_listens_and_ends_with_life(
-    context: Context, launcher: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proxyserver: Any = context.master.addons.get("proxyserver")
-    proxyserver.servers = [
-        SimpleNamespace(listen_addrs=[("127.0.0.1", port)], mode=SimpleNamespace(full_spec=mode))
-        for port, mode in ((8082, "regular@8082"), (4321, MODE))
-    ]
-    context.options.confdir = str(tmp_path)
+@pytest.fixture
+def running(launcher: Launcher) -> Launcher:
+    asyncio.run(launcher.start())
+    launcher.heard()
+    return launcher
 
+
+def test_it_says_where_it_listens_and_ends_with_life(launcher: Launcher, tmp_path: Path) -> None:
     async def live() -> None:
-        ended = asyncio.Event()
-        monkeypatch.setattr(context.master, "event_loop", asyncio.get_running_loop())
-        monkeypatch.setattr(context.master, "shutdown", ended.set)
-        launcher.addon.running()
-        await asyncio.sleep(0)
+        ended = await launcher.start()
         certificate = str(tmp_path / "mitmproxy-ca-cert.pem")
         assert json.loads(launcher.heard()[0]) == {"port": 4321, "certificate": certificate}
         # As if launcher and Claude Code had both ended.
@@ -80,27 +98,60 @@ def test_it_says_where_it_listens_and_ends_with_life(
     assert not launcher.settings.exists()
 
 
-def test_without_requests_there_is_no_report(launcher: Launcher) -> None:
+def test_nothing_is_said_of_a_start_that_failed(launcher: Launcher) -> None:
+    """Mitmproxy ends by itself, after its hooks `running` and `done`."""
+    proxy_main.problems.handle(logging.makeLogRecord({"levelno": logging.ERROR, "msg": "no port"}))
+    asyncio.run(launcher.start())
     launcher.addon.done()
-    assert launcher.heard()[0].startswith("no request came through this proxy")
-    assert not launcher.report.exists()
+    launcher.task.tell(["the end"])
+    assert launcher.heard() == ["the end"]
 
 
-def test_summary_and_report(context: Context, launcher: Launcher) -> None:
+def test_an_unknown_option_is_an_error(
+    context: Context, launcher: Launcher, log: Callable[[], list[str]]
+) -> None:
+    context.options.deferred["prompt_cache_nonsense"] = ["1"]
+    context.options.deferred["of_config_yaml"] = ["1"]
+    asyncio.run(launcher.start())
+    assert log() == ["ERROR [prompt-cache] unknown option prompt_cache_nonsense"]
+
+
+def test_without_requests_there_is_no_report(running: Launcher) -> None:
+    running.addon.done()
+    assert running.heard()[0].startswith("no request came through this proxy")
+    assert not running.report.exists()
+
+
+def test_a_gateway_that_cannot_be_reached(running: Launcher) -> None:
+    server = Server(address=("127.0.0.1", 9))
+    server.error = "refused"
+    running.addon.server_connect_error(ServerConnectionHookData(server, tflow().client_conn))
+    running.addon.done()
+    assert running.heard() == ['no connection to "127.0.0.1:9: refused"']
+
+
+def test_warnings_are_counted(running: Launcher) -> None:
+    for _ in range(2):
+        proxy_main.problems.handle(logging.makeLogRecord({"levelno": logging.WARNING}))
+    running.addon.done()
+    assert running.heard()[1] == "2 warnings in the log"
+
+
+def test_summary_and_report(context: Context, running: Launcher) -> None:
     context.answer(context.send(), usage(1000, 900))
-    launcher.addon.done()
-    headline, report = launcher.heard()
-    assert headline.startswith("hit rate 90%, 900 of 1,000 prompt tokens; 1 request;")
-    assert report == f"report: {launcher.report}"
-    assert "90" in launcher.report.read_text("utf-8")
-    assert launcher.report.stat().st_mode & 0o777 == 0o600
+    running.addon.done()
+    headline, *_, report = running.heard()
+    assert headline == "hit rate 90%, 900 of 1,000 prompt tokens; 1 request"
+    assert report == f"report: {running.report}"
+    assert "90" in running.report.read_text("utf-8")
+    assert running.report.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_report_that_cannot_be_written(context: Context, launcher: Launcher) -> None:
+def test_a_report_that_cannot_be_written(context: Context, running: Launcher) -> None:
     context.answer(context.send(), usage(1000, 900))
-    launcher.report.touch()
-    launcher.addon.done()
-    assert launcher.heard()[1].startswith("no report: ")
+    running.report.touch()
+    running.addon.done()
+    assert running.heard()[-1].startswith("no report: ")
 
 
 @pytest.fixture

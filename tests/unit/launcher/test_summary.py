@@ -10,8 +10,10 @@ def sums(causes: dict[str, int] | None = None) -> Sums:
     return made
 
 
-def lines(of: Sums, *, skipped: int = 0, is_stable: bool = False) -> list[str]:
-    return [*summary(of, skipped, is_stable=is_stable)]
+def lines(
+    of: Sums, *, skipped: int = 0, unreachable: str = "", is_stable: bool = False
+) -> list[str]:
+    return [*summary(of, skipped, unreachable=unreachable, is_stable=is_stable)]
 
 
 def test_a_run_without_requests() -> None:
@@ -26,29 +28,48 @@ def test_a_run_whose_requests_were_all_skipped() -> None:
 
 def test_hit_rate_is_rounded_down() -> None:
     assert lines(sums()) == [
-        "hit rate 87%, 87,990 of 100,000 prompt tokens; 14 requests; missed tokens 0"
+        "hit rate 87%, 87,990 of 100,000 prompt tokens; 14 requests",
+        "missed tokens 0",
     ]
 
 
 def test_no_cache_data() -> None:
-    (line,) = lines(Sums(requests=1))
-    assert (
-        line == "hit rate unknown: no response reported cached tokens; 1 request; missed tokens 0"
-    )
+    assert lines(Sums(requests=1)) == [
+        "hit rate unknown: no response reported cached tokens; 1 request",
+        "missed tokens 0",
+    ]
+
+
+def test_a_gateway_that_cannot_be_reached() -> None:
+    where = "127.0.0.1:9: refused"
+    assert lines(Sums(), unreachable=where) == [f'no connection to "{where}"']
+    first, second, _ = lines(Sums(requests=2, without_usage=2), unreachable=where)
+    assert first == f'no connection to "{where}"'
+    assert second.startswith("hit rate unknown")
+
+
+def test_a_connection_that_failed_while_others_did_not() -> None:
+    assert lines(sums(), unreachable="127.0.0.1:9: refused") == lines(sums())
 
 
 def test_money_where_it_is_known() -> None:
     priced = sums()
     priced.saved, priced.missed_cost = 1.5, 0.004
-    assert lines(priced)[0].endswith("; saved $1.50; misses cost $0.0040")
+    assert lines(priced)[1] == "missed tokens 0; saved $1.50; misses cost $0.0040"
+
+
+def test_no_line_is_over_80_columns() -> None:
+    large = Sums(requests=1234, measured=999_999_999, cached=987_654_321, missed=9_000_000)
+    large.saved, large.missed_cost = 12_345.67, 1_234.56
+    assert all(len(line) <= 58 + len("claude-prompt-cache: ") for line in lines(large))
 
 
 def test_missed_tokens_by_cause_the_worst_first() -> None:
     causes = {f"cause {n}": 1000 * n for n in range(1, MAX_CAUSES + 3)}
-    _, *found, rest = lines(sums(causes))
-    assert found[0] == '  7,000 missed in 1 request: "cause 7"'
+    _, _, *found, rest = lines(sums(causes))
+    assert found[0] == '  7,000 in 1 request: "cause 7"'
     assert len(found) == MAX_CAUSES
-    assert rest == "  3,000 missed for other causes"
+    assert rest == "  3,000 for other causes"
 
 
 @pytest.mark.parametrize("kind", STABLE_KINDS)
