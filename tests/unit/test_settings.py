@@ -233,5 +233,6 @@ def test_number_in_yaml_is_a_time_span() -> None:
     with taddons.context() as context:
         # As mitmproxy reads `prompt_cache_ttl: 5` from config.yaml, before the addon is loaded.
         context.options.update_defer(prompt_cache_ttl=5)
-        context.master.addons.add(PromptCacheKey())
+        context.master.addons.add(addon := PromptCacheKey())
         assert context.options.prompt_cache_ttl == "5"
+        context.master.addons.remove(addon)  # mitmproxy 11 refuses a second Prompt view
