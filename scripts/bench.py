@@ -59,7 +59,7 @@ class Plan(NamedTuple):
     connections: int = 16
     pauses: Sequence[float] = (0.3, 0.03)
     sessions: Sequence[int] = (1, 10_000, 1_000_000)
-    in_flight: int = 100
+    in_flight: int = 50
 
 
 QUICK = Plan(0.1, (10_000,), (20_000,), 2, (0.01,), (1, 100), 3)
@@ -115,7 +115,7 @@ def edited(raw: bytes) -> bytes:
 
 
 def edited_without_header(raw: bytes) -> bytes:
-    """Do so for a client whose session only the body shows."""
+    """Put a key in for a client whose session only the body shows."""
     return edited(raw) if user_id(Body(raw)) else raw
 
 
@@ -210,7 +210,7 @@ def first_event(plan: Plan, pause: float, *ports: int) -> list[float]:
 
 
 def name(number: int) -> Name:
-    """Return what the key of a session is kept by."""
+    """Return what identifies the key of a session."""
     return MODEL, session(number)
 
 
@@ -252,25 +252,25 @@ def bench_memory(plan: Plan) -> None:
 
 
 def bench_bridge(plan: Plan) -> None:
-    """Measure what it takes to find the cause of a call among the requests in flight."""
+    """Measure what it takes to find the origin of a call among the requests in flight."""
     count = plan.in_flight
-    speakers = [Identity(session(number), "main", "header") for number in range(count)]
+    identities = [Identity(session(number), "main", "header") for number in range(count)]
     contents = [conversation(100_000, number) for number in range(count)]
     calls = [encoded({**json.loads(contents[n]), "metadata": None}) for n in (0, -1, 1)]
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(max(1, int(plan.seconds))):
         bridge = WaitingRequests()
         for number, raw in enumerate(contents):
-            bridge.add(number, speakers[number], partial(bytes, raw))
+            bridge.add(number, identities[number], partial(bytes, raw))
         for call, number, taken in zip(calls, (0, count - 1, 1), times, strict=True):
             start = time.perf_counter()
             found = asyncio.run(bridge.find(call, partial(asyncio.sleep, 0)))
             taken.append(time.perf_counter() - start)
-            if not found or found[:2] != (number, speakers[number]):
+            if not found or found[:2] != (number, identities[number]):
                 raise ValueError(found)
 
     def pass_by(_: None) -> None:
-        bridge.add(count, speakers[0], bytes)
+        bridge.add(count, identities[0], bytes)
         bridge.remove(count)
 
     (front,) = in_turn(plan.seconds / 10, [None] * 1000, pass_by)

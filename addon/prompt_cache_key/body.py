@@ -31,13 +31,15 @@ for 60 ms at the most within them. Claude Code's bodies have a mark every 55 byt
 has one every 12."""
 
 _MAX_DIGITS = 4300
+_MAX_PROBES = 100
+"""Members of one name that are looked at; tools of Claude Code have none of the name `stream`."""
 
 _OPENING = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\n\r]*\{")
 _EMPTY = re.compile(rb"[ \t\n\r]*\}")
 # Every Claude Code so far has sent the model first, see tests/data/claude_code.jsonl.
 _MODEL = re.compile(rb'[ \t\n\r]*"model"[ \t\n\r]*:[ \t\n\r]*"([^"\\\x00-\x1f]*)"')
 _USER = re.compile(rb'"user"[ \t\n\r]*:')
-_STREAM = re.compile(rb'"stream"[ \t\n\r]*:[ \t\n\r]*true')
+_STREAM = re.compile(rb'"stream"[ \t\n\r]*:[ \t\n\r]*(true|false)')
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NO_NAME = re.compile(r"[ \t\n\r]*\}")
@@ -100,7 +102,14 @@ class Body:
     @property
     def wants_stream(self) -> bool:
         """Whether the body seems to ask for a stream; a member deeper inside is not told apart."""
-        return bool(_STREAM.search(self.raw))
+        at = len(self.raw)
+        for _ in range(_MAX_PROBES):  # from the end, where Claude Code sends it
+            at = self.raw.rfind(b'"stream"', 0, at)
+            if at < 0:
+                break
+            if found := _STREAM.match(self.raw, at):
+                return found[1] == b"true"
+        return False
 
     @cached_property
     def whole(self) -> dict[str, Any]:

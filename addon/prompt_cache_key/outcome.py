@@ -100,6 +100,9 @@ class Outcome:
         counted = self._count(ours, finished)
         if not any(each.flow is flow for each in counted):
             flow.metadata["prompt_cache_counts"] = False  # the call made for this request counts
+        while counted and not self._unjudged and not self._may_be_missed(counted[0].request):
+            self.state.history.add(counted[0].request)
+            self._add([counted.pop(0)])
         if counted and len(self._unjudged) < MAX_JUDGED:
             self._unjudged += counted
             # The client of a response that is not streamed waits for this hook.
@@ -130,6 +133,13 @@ class Outcome:
             if request:
                 counted.append(Counted(flow, its, request))
         return counted
+
+    def _may_be_missed(self, request: FinishedRequest) -> bool:
+        """Return at no cost whether a request has to be judged, as few have."""
+        history = self.state.history
+        return history.may_have_missed(request) or (
+            request.is_first and history.may_be_cold(request)
+        )
 
     async def _judge(self, counted: list[Counted]) -> None:
         """Judge requests in a thread, as the comparison of large bodies takes a second."""

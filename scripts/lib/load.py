@@ -19,6 +19,9 @@ from typing import Any
 from lib import LOOPBACK, TIMEOUT
 from lib.recordings import encoded, excerpt, records, restored, tool_turn
 
+ENVIRONMENT = "Primary working directory: /src\n"
+"""What stands in one of the texts that are left out of the recording."""
+
 END = b"0\r\n\r\n"
 """What the upstream's answers end with."""
 
@@ -35,7 +38,8 @@ def conversation(size: int, seed: object = 0) -> bytes:
     """Return a body of about that many bytes: the recorded one with its texts, and more turns."""
     scale = min(1, size / 40_000)  # with its texts the recorded one has 31 kB
     body: dict[str, Any] = restored(
-        _recorded()[1], lambda cut, length: excerpt(f"{seed} {cut}", int(scale * length))
+        _recorded()[1],
+        lambda cut, length: ENVIRONMENT + excerpt(f"{seed} {cut}", int(scale * length)),
     )
     room = size - len(encoded(body))
     for turn in itertools.count():
@@ -56,8 +60,13 @@ def session(number: int) -> str:
 
 
 def post(content: bytes, number: int = 0, query: str = "") -> bytes:
-    """Return the recorded request with that body, from that session; `query` tells `answer` how."""
+    """Return the recorded request with that body, from that session.
+
+    `query` tells `_answer` how to answer; without one no stream is asked for.
+    """
     headers, _ = _recorded()
+    if not query:
+        content = content.replace(b'"stream":true', b'"stream":false')
     lines = [f"POST /v1/messages?{query} HTTP/1.1", f"Host: {LOOPBACK}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     head = "\r\n".join([*lines, f"Content-Length: {len(content)}\r\n\r\n"]).encode()

@@ -17,7 +17,10 @@ from lib import ADDON, LOOPBACK, TIMEOUT
 _SCRIPT = """
 import gc
 import logging
+import sys
 from mitmproxy import ctx
+
+sys.stdout.reconfigure(line_buffering=True)
 
 def with_level(record):
     record.msg = f"{record.levelname[:4]} {record.msg}"
@@ -85,7 +88,6 @@ class Mitmdump:
             env={
                 "HOME": self._home.name,
                 "PATH": os.defpath,
-                "PYTHONUNBUFFERED": "1",
                 "PYTHONUTF8": "1",
             },
         )

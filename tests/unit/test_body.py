@@ -324,3 +324,21 @@ def test_of_anything_else_it_tells_something_or_raises_value_error(raw: bytes) -
         assert isinstance(read(body)["model"], str)
     except ValueError as e:
         assert re.fullmatch(PROBLEMS, str(e))  # noqa: PT017  # it may raise nothing
+
+
+@pytest.mark.parametrize(
+    ("raw", "wants_stream"),
+    [
+        (b'{"stream":true}', True),
+        (b'{"stream" : false}', False),
+        (b'{"model":"m"}', False),
+        (b'{"stream":true,"tools":[{"properties":{"stream":{"type":"boolean"}}}]}', True),
+        (b'{"a":{"stream":true},"stream":false}', False),
+        (b'{"stream":true,"x":[%b""]}' % (b'"stream",' * 200), False),
+    ],
+    ids=["asked", "not asked", "missing", "a tool's parameter", "deeper", "too many to look at"],
+)
+def test_a_stream_is_asked_for_by_the_last_member_of_that_name(
+    raw: bytes, wants_stream: bool
+) -> None:
+    assert Body(raw).wants_stream is wants_stream
