@@ -15,7 +15,7 @@ from prompt_cache_key.commands import Commands
 from prompt_cache_key.identity import session_in_header
 from prompt_cache_key.inject import Injector
 from prompt_cache_key.live_page.listener import LivePage
-from prompt_cache_key.message_body import header_names, read_body, replace_body
+from prompt_cache_key.message_body import read_body, replace_body
 from prompt_cache_key.outcome import Outcome
 from prompt_cache_key.prompt_view.view import PromptView
 from prompt_cache_key.settings import Settings
@@ -129,7 +129,7 @@ class PromptCacheKey:
             self.state.skip(flow, "its Host header is too long", logging.WARNING)
         elif (
             request.method == "GET"
-            and b"upgrade" in header_names(request)
+            and request.headers.get("upgrade", "").lower() == "websocket"
             and request.path.partition("?")[0].endswith("/responses")
         ):
             self.state.skip(flow, "requests over a WebSocket get no key", logging.WARNING)

@@ -6,6 +6,7 @@ through the report of the flows that the same mitmdump has written, and both hav
 
 import json
 import re
+import socket
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,12 +15,12 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
-from lib import TIMEOUT
+from lib import LOOPBACK, TIMEOUT
 from lib.client import Client, request_body
 from lib.dialects import DIALECTS
 from lib.messages import Headers, Reply, Request
 from lib.mitmdump import Mitmdump
-from live.proxied import EVENTS, SESSION_HEADER, flows, proxied
+from live.proxied import EVENTS, SESSION_HEADER, assert_sound, flows, proxied
 from mitmproxy import flowfilter
 from mitmproxy.net import encoding
 from prompt_cache_key.finished import FinishedRequest
@@ -35,6 +36,9 @@ from unit.usage.test_accounting import (
     responses,
     stream_of,
 )
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, Event
+from wsproto.events import Request as WsRequest
 
 Tokens = tuple[int, int | None] | None
 """The whole prompt and its cached part; None if no usage is reported."""
@@ -49,8 +53,14 @@ TYPES: dict[str, Headers] = {
 }
 
 
+AZURE = "/openai/deployments/{model}/chat/completions?api-version=2025-04-01-preview"
+
+
 class Case(NamedTuple):
-    """A conversation: the request's path, each turn's reply, and what each is to count as."""
+    """A conversation: the request's path, each turn's reply, and what each is to count as.
+
+    If the path has a place for the model, the body has no model.
+    """
 
     path: str
     replies: list[Reply]
@@ -92,6 +102,8 @@ def cases() -> Iterator[tuple[str, Case]]:
             misses = MISSES.get(name, 0)
             found = case(turns, tokens, is_streamed=is_streamed, misses=misses)
             yield f"{name}, {how}", found
+            if name == "absent after a report":
+                yield f"Azure, {how}", found._replace(path=AZURE)
     for usage in (chat(3000, 2500), responses(3000, 2500), messages(3, 2500, 497)):
         dialect = path_of(usage).rpartition("/")[2]
         for type_, headers in TYPES.items():
@@ -152,11 +164,16 @@ def reported(path: Path) -> dict[str, list[FinishedRequest]]:
     return found
 
 
-def growing_body(model: str, turn: int, *, is_streamed: bool) -> bytes:
+def growing_body(turn: int, **members: object) -> bytes:
     roles = ["user", "assistant"] * turn
     said = [{"role": role, "content": f"{role} {at} " * 9} for at, role in enumerate(roles)]
     said.append({"role": "user", "content": "go on"})
-    return request_body("", model=model, messages=said, stream=is_streamed)
+    return request_body("", messages=said, **members)
+
+
+def model_of(target: str, body: bytes) -> str:
+    in_path = re.search("/deployments/([^/]+)/", target)
+    return in_path[1] if in_path else json.loads(body)["model"]
 
 
 @pytest.fixture(scope="module", name="run")
@@ -164,22 +181,25 @@ def _run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     saved, received = tmp_path_factory.mktemp("real") / "flows", dict[str, list[bytes]]()
 
     def respond(request: Request) -> Reply:
-        return CASES[names[request.json["model"]]].replies[len(request.json["messages"]) // 2]
+        name = names[model_of(request.target, request.body)]
+        return CASES[name].replies[len(request.json["messages"]) // 2]
 
     names = {model: name for name, model in IDS.items()}
     with proxied(respond, args=["-w", str(saved)], flow_detail="0") as (_, proxy):
         for name, model in IDS.items():
             session = [(SESSION_HEADER, str(uuid4()))]
             with Client(proxy.port) as client:
+                path, _, _, is_streamed, _ = CASES[name]
+                named = {"model": None if path == AZURE else model, "stream": is_streamed}
                 for turn, _ in enumerate(CASES[name].replies):
-                    body = growing_body(model, turn, is_streamed=CASES[name].is_streamed)
-                    answer = client.send("POST", CASES[name].path, session, body)
+                    body = growing_body(turn, **named)
+                    answer = client.send("POST", path.format(model=model), session, body)
                     received.setdefault(model, []).append(answer.body)
         proxy.stop()
     contents: dict[str, list[bytes | None]] = {}
     for flow in flows(saved):
         assert flow.response
-        model = json.loads(flow.request.content or b"")["model"]
+        model = model_of(flow.request.path, flow.request.content or b"")
         contents.setdefault(model, []).append(flow.response.raw_content)
     usages, misses = fields(proxy.lines, "usage"), fields(proxy.lines, "miss")
     return Run(usages, misses, reported(saved), contents, received)
@@ -257,3 +277,110 @@ def held_back(halves: list[bytes], went_on: threading.Event) -> Iterator[bytes]:
     yield halves[0]
     if went_on.wait(TIMEOUT):
         yield halves[1]
+
+
+SECRET = "what a user wrote"
+GO = 'json: unknown field "prompt_cache_key"'
+OPENER = (
+    "litellm.ServiceUnavailableError: litellm.MidStreamFallbackError: litellm.BadRequestError: "
+)
+BEDROCK = f"{OPENER}BedrockException - {{'message': '#: extraneous key [%s] is not permitted'}}"
+ROUTER = ". Received Model Group=x\nAvailable Model Group Fallbacks=None"
+
+
+def error(message: object, **members: object) -> bytes:
+    return json.dumps({"error": {"message": message} | members}).encode()
+
+
+REJECTIONS = {
+    "text": Reply(400, [], f"{GO} Request id: 021764123456789".encode()),
+    "JSON": Reply(400, JSON, error(GO, param=None)),
+    "JSON in a string": Reply(422, JSON, json.dumps(error(GO).decode()).encode()),
+    "JSON in JSON": Reply(400, JSON, error(f"Error from provider: {error(GO).decode()}")),
+    "event, 200": Reply(200, EVENTS, b"data: " + error(GO) + b"\n\ndata: [DONE]\n\n"),
+    "event without a type, 200": Reply(200, [], b"event: error\ndata: " + error(GO)),
+    "JSON line, 200": Reply(200, JSON, b'{"created": 1}\n' + error(GO)),
+    "event, 400": Reply(400, EVENTS, b"event: error\rdata: " + error(GO) + b"\r\r"),
+    "503": Reply(503, JSON, error(BEDROCK % "prompt_cache_key" + ROUTER)),
+}
+LOOKALIKES = {
+    "text": Reply(400, [], f"{SECRET}: {GO}".encode()),
+    "JSON": Reply(400, JSON, error(f"'{SECRET}', {GO}", input=GO)),
+    "completion": Reply(
+        200, JSON, json.dumps({"choices": [{"message": GO}], "error": None}).encode()
+    ),
+    "event, 200": Reply(200, EVENTS, b"data: " + error(f"{SECRET}: {GO}") + b"\n\n"),
+    "event, 400": Reply(400, EVENTS, b"data: " + error("bad", request={"error": GO}) + b"\n\n"),
+    "503": Reply(503, JSON, error(OPENER + f"flagged: {GO}{ROUTER}")),
+}
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_rejections_are_learned_from_the_first_and_nothing_else_is(is_streamed: bool) -> None:
+    replies = {f"r{at}": reply for at, reply in enumerate(REJECTIONS.values())}
+    replies |= {f"l{at}": reply for at, reply in enumerate(LOOKALIKES.values())}
+    keyed: dict[str, list[bool]] = {}
+
+    def respond(request: Request) -> Reply:
+        return replies[request.json["model"]] if request.key else Reply()
+
+    with proxied(respond) as (upstream, proxy), Client(proxy.port) as client:
+        for model, reply in replies.items():
+            body = request_body(str(uuid4()), model=model, stream=is_streamed)
+            for _ in range(2):
+                answer = client.send("POST", f"/{model}/v1/responses", body=body)
+                (request,) = upstream.take()
+                keyed.setdefault(model, []).append(request.key is not None)
+                assert answer.body == (reply.body if request.key else b"{}")
+        proxy.stop()
+    assert keyed == {model: [True, model.startswith("l")] for model in replies}
+    warnings = [line for line in proxy.lines if " rejects prompt_cache_key " in line]
+    assert len(warnings) == len(REJECTIONS)
+    assert SECRET not in "\n".join(proxy.lines)
+
+
+def test_a_websocket_passes_unchanged_with_one_warning() -> None:
+    said = [b'{"type": "response.create", "model": "m"}', b'{"type": "response.completed"}']
+    heard: list[object] = []
+
+    def serve() -> None:
+        for _ in range(2):
+            with listener.accept()[0] as sock:
+                server = WSConnection(ConnectionType.SERVER)
+                for event in received(server, sock):
+                    heard.append(getattr(event, "data", None))
+                    if isinstance(event, WsRequest):
+                        sock.sendall(server.send(AcceptConnection()))
+                    elif isinstance(event, BytesMessage):
+                        sock.sendall(server.send(BytesMessage(said[1])))
+
+    with (
+        socket.create_server((LOOPBACK, 0)) as listener,
+        Mitmdump(f"reverse:http://{LOOPBACK}:{listener.getsockname()[1]}") as proxy,
+    ):
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        for _ in range(2):
+            with socket.create_connection((LOOPBACK, proxy.port), TIMEOUT) as sock:
+                client = WSConnection(ConnectionType.CLIENT)
+                headers = [(SESSION_HEADER.lower().encode(), b"s")]
+                request = WsRequest("gateway.test", "/v1/responses", extra_headers=headers)
+                sock.sendall(client.send(request))
+                for event in received(client, sock):
+                    heard.append(getattr(event, "data", None))
+                    if isinstance(event, AcceptConnection):
+                        sock.sendall(client.send(BytesMessage(said[0])))
+                    elif isinstance(event, BytesMessage):
+                        break
+        thread.join(TIMEOUT)
+        proxy.stop()
+    assert_sound(proxy)
+    assert [each for each in heard if each] == said * 2
+    (warning,) = (line for line in proxy.lines if "[prompt-cache] no key " in line)
+    assert "/v1/responses: it goes on unchanged because requests over a WebSocket get no" in warning
+
+
+def received(connection: WSConnection, sock: socket.socket) -> Iterator[Event]:
+    while data := sock.recv(1 << 16):
+        connection.receive_data(data)
+        yield from connection.events()

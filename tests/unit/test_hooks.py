@@ -70,6 +70,7 @@ def test_a_body_that_cannot_have_a_key_passes_with_one_warning(
         ("https://api.example.com/v1/embeddings", HEADER, "POST", "prompt_cache_filter"),
         (URL, HEADER, "PUT", "prompt_cache_filter"),
         ("https://api.groq.com/v1beta/other", HEADER, "POST", "rejects the field"),
+        ("https://api.openai.com/v1/responses", {"upgrade": "h2c"}, "GET", "prompt_cache_filter"),
     ],
 )
 def test_a_request_without_a_key_is_a_debug_line(
@@ -85,7 +86,7 @@ def test_a_request_without_a_key_is_a_debug_line(
     ("headers", "url", "why"),
     [
         ({"host": "a" * 60_000}, URL, "Host"),
-        ({"upgrade": "websocket"}, "https://api.openai.com/v1/responses?x=1", "WebSocket"),
+        ({"upgrade": "WebSocket"}, "https://api.openai.com/v1/responses?x=1", "WebSocket"),
     ],
 )
 def test_requests_that_can_have_no_key_are_warned_of_once(

@@ -51,7 +51,7 @@ _MAX_ID = 256  # characters; OpenAI's are 50, gateways' that hold another one un
 _TOO_MANY = 1 << 53  # JSON numbers are exact below
 _MAX_DIGITS = 16
 
-_BOM = b"\xef\xbb\xbf"
+_SPACE_AND_BOM = b" \t\r\n\xef\xbb\xbf"
 _FIELDS = (b"data:", b"event:", b":", b"id:", b"retry:")
 
 _READ = (
@@ -206,16 +206,14 @@ class UsageReader:
 
     def _begin(self, data: bytes) -> bytes:
         """Decide by the first bytes whether the body is JSON; return those that are not taken."""
-        head = bytes(self._body) + data
+        head = (bytes(self._body) + data).lstrip(_SPACE_AND_BOM)
         self._body.clear()
-        if not _BOM.startswith(head):
-            head = head.removeprefix(_BOM).lstrip()
-            if head.startswith((b"{", b"[")):
-                self._is_stream = False
-            elif head.startswith(_FIELDS):
-                self._is_stream = True
-            elif not any(field.startswith(head) for field in _FIELDS):
-                self.unread = "the body is neither JSON nor server-sent events"
+        if head.startswith((b"{", b"[")):
+            self._is_stream = False
+        elif head.startswith(_FIELDS):
+            self._is_stream = True
+        elif not any(field.startswith(head) for field in _FIELDS):
+            self.unread = "the body is neither JSON nor server-sent events"
         return head
 
     def _look(self, lines: list[bytes]) -> None:

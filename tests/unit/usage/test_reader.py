@@ -267,8 +267,8 @@ LINE_ENDS = [b"\n", b"\r\n", b"\n\n", b"", b" "]
 
 @pytest.mark.parametrize("end", LINE_ENDS, ids=repr)
 def test_json_lines(end: bytes) -> None:
-    last = {"choices": [], "usage": CHAT}
-    lines = [json.dumps(value).encode() for value in ({"choices": [], "usage": None}, last, last)]
+    usages: list[dict[str, Any] | None] = [None, CHAT, CHAT]
+    lines = [json.dumps({"choices": [], "usage": usage}).encode() for usage in usages]
     body = end.join(lines)
     for wire in (body, body + end, body + end + b"data: [DONE]\n\n"):
         assert read([wire]) == read(bytewise(wire)) == NOT_WRITTEN
@@ -297,6 +297,7 @@ BEGINNINGS = [
     b"",
     b"\xef\xbb\xbf",
     b"\n \r\n",
+    b"\r\r\xef\xbb\xbf",
     b": hi\n\n",
     b"id: 1\n",
     b"retry: 9\n",
