@@ -150,7 +150,9 @@ def _status(given: Sequence[str]) -> str:
 def _status_of_all(url: str | None, folder: Path) -> str:
     """Return the line for a terminal, where a reader wants to know why there are no numbers."""
     if not url:
-        return f"no proxy, or more than one, in {folder}; ANTHROPIC_BASE_URL chooses one"
+        count = len(page_file.running(folder))
+        several = f"{count} proxies run; ANTHROPIC_BASE_URL or HTTPS_PROXY chooses one"
+        return several if count else f"no proxy runs (looked in {folder})"
     if not (answer := _get(f"{url}facts.json")):
         return f"no proxy at {urlsplit(url).netloc}"
     return status(answer) or f"no request yet at {urlsplit(url).netloc}"

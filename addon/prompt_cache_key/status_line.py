@@ -49,7 +49,7 @@ def _of_proxy(facts: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     known = [rate for rate in rates if rate is not None]
     before = [f"cache {percent(known[-1] if known else None)}"]
     first, measured = _number(sums.get("first")), _number(sums.get("measured"))
-    if first is not None and measured and measured > first:
+    if len(known) > 1 and first is not None and measured and measured > first:
         of = "session" if len(sessions) == 1 else "all"
         before.append(f"{of} {percent(_rate(sums.get('cached'), measured - first))}")
     saved = _number(sums.get("saved"), -_MOST)

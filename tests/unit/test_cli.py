@@ -210,7 +210,7 @@ def test_a_terminal_is_told_why_there_are_no_numbers(
 ) -> None:
     with terminal(monkeypatch):
         main(["status"])
-        assert str(home) in capsys.readouterr().out
+        assert capsys.readouterr().out == f"no proxy runs (looked in {home})\n"
         page_file.write(home, [port := free_port()], SECRET)
         main(["status"])
         assert f"127.0.0.1:{port}" in capsys.readouterr().out
@@ -218,6 +218,18 @@ def test_a_terminal_is_told_why_there_are_no_numbers(
             page_file.write(home, [server.port], SECRET)
             main(["status"])
         assert f"127.0.0.1:{server.port}" in capsys.readouterr().out
+
+
+def test_a_terminal_is_told_of_several_proxies(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.mkdir()
+    for pid in (os.getpid(), os.getppid()):
+        entry = page_file.Entry(pid, [8080], SECRET)
+        (home / f"prompt-cache-{pid}.json").write_text(json.dumps(entry._asdict()))
+    with terminal(monkeypatch):
+        main(["status"])
+    assert capsys.readouterr().out.startswith("2 proxies run; ")
 
 
 @pytest.mark.parametrize("given", [b"", b"{}", b"\xff"])

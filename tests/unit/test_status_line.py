@@ -24,6 +24,7 @@ def facts(*requests: FinishedRequest, prices: GivenPrices | None = None) -> byte
 
 PRICES = GivenPrices(2.0, 0.2, 2.5, 10.0)
 FIRST = finished(1, usage(12_000, 0), is_first=True)
+WARM = finished(1, usage(12_000, 11_000), is_first=True)
 SECOND = finished(2, usage(14_000, 11_900))
 MISSED = finished(3, usage(27_000, 2000), miss(24_000, "tool search loaded", 2000))
 LAST = finished(4, usage(28_000, 27_999))
@@ -36,6 +37,7 @@ ALL = (FIRST, SECOND, MISSED, LAST)
         (facts(), ""),
         (facts(finished()), "cache ?%"),
         (facts(FIRST), "cache 0%"),
+        (facts(WARM), "cache 91%"),
         (facts(FIRST, SECOND), "cache 85%, session 85%"),
         # A response without usage says nothing of the last request that had some.
         (facts(FIRST, SECOND, finished(9)), "cache 85%, session 85%"),
@@ -110,7 +112,7 @@ def test_without_either_there_is_no_line() -> None:
         ({"sums": {"requests": 10**400}}, ""),
         ({"sums": {"requests": True}}, ""),
         ({"sums": {"requests": 1, "misses": "many"}, "sessions": 5}, "cache ?%"),
-        ({"sums": {"requests": 1, "first": 0, "measured": 5, "saved": 1e400}}, "cache ?%, all ?%"),
+        ({"sums": {"requests": 1, "first": 0, "measured": 5, "saved": 1e400}}, "cache ?%"),
         ({"sums": {"requests": 1}, "sessions": [5, {"requests": [6, {"usage": 7}]}]}, "cache ?%"),
         (
             {

@@ -78,7 +78,7 @@ def find(folder: Path, environment: Mapping[str, str]) -> str | None:
     That is the proxy with the port of `ANTHROPIC_BASE_URL` or of `HTTPS_PROXY`, on this machine;
     else the only one that runs. None if there is no such proxy, or more than one.
     """
-    entries = [entry for path, pid in _files(folder) if is_running(pid) and (entry := read(path))]
+    entries = running(folder)
     for name in _VARIABLES:
         host, port = _listener(environment.get(name, ""))
         for entry in entries:
@@ -87,6 +87,11 @@ def find(folder: Path, environment: Mapping[str, str]) -> str | None:
     if len(entries) == 1 and entries[0].ports:
         return _url(_NEAR[0], entries[0].ports[0], entries[0])
     return None
+
+
+def running(folder: Path) -> list[Entry]:
+    """Return what the files of the proxies that run say."""
+    return [entry for path, pid in _files(folder) if is_running(pid) and (entry := read(path))]
 
 
 def read(path: Path) -> Entry | None:
