@@ -10,6 +10,8 @@ import socket
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -155,6 +157,14 @@ def fields(lines: Iterable[str], kind: str) -> dict[str, list[dict[str, str]]]:
     return found
 
 
+def counted(usages: Iterable[dict[str, str]]) -> list[Tokens]:
+    """Return the tokens in log lines."""
+    return [
+        (int(usage["input"]), None if usage["cached"] == "?" else int(usage["cached"]))
+        for usage in usages
+    ]
+
+
 def reported(path: Path) -> dict[str, list[FinishedRequest]]:
     """Return the requests in the report of a file of flows, by model."""
     found: dict[str, list[FinishedRequest]] = {}
@@ -208,11 +218,7 @@ def _run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize("name", CASES)
 def test_usage_in_the_log_and_in_the_report(run: Run, name: str) -> None:
     model, expected = IDS[name], CASES[name].expected
-    logged = [
-        (int(each["input"]), None if each["cached"] == "?" else int(each["cached"]))
-        for each in run.logged.get(model, [])
-    ]
-    assert logged == [tokens for tokens in expected if tokens]
+    assert counted(run.logged.get(model, [])) == [tokens for tokens in expected if tokens]
     usages = [request.usage for request in run.reported[model]]
     assert [usage and (usage.input, usage.cached) for usage in usages] == expected
 
@@ -229,6 +235,51 @@ def test_misses_in_the_log_and_in_the_report(run: Run, name: str) -> None:
 def test_answers_reach_the_client_and_the_flow_byte_for_byte(run: Run, name: str) -> None:
     bodies = [reply.body for reply in CASES[name].replies]
     assert run.received[IDS[name]] == run.saved[IDS[name]] == bodies
+
+
+BROKEN: dict[str, tuple[list[tuple[Counts, bool]], list[Tokens]]] = {
+    # Whether the second would have had cached tokens is not known; the third had none.
+    "Messages": (
+        [(messages(3, 1000, 100), True), (messages(1200), False), (messages(1300), True)],
+        [(1103, 1000), (1200, None), (1300, 0)],
+    ),
+    "chat": (
+        [(chat(1100, 1000), True), (chat(1200), False), (chat(1300), True)],
+        [(1100, 1000), (1200, None), (1300, 0)],
+    ),
+    "Claude": (
+        [(messages(3, 0, 20_000), False), (messages(3, 20_000, 400), True)],
+        [(20_003, 0), (20_403, 20_000)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("type_", ["no type", "events"])
+def test_a_stream_that_breaks_off_is_read_alike(name: str, type_: str, tmp_path: Path) -> None:
+    turns, expected = BROKEN[name]
+    replies = [
+        Reply(200, TYPES[type_], [stream_of(usage, is_complete=whole)], complete=whole)
+        for usage, whole in turns
+    ]
+
+    def respond(request: Request) -> Reply:
+        return replies[len(request.json["messages"]) // 2]
+
+    saved, session = tmp_path / "flows", [(SESSION_HEADER, "s")]
+    with proxied(respond, args=["-w", str(saved)]) as (_, proxy):
+        for turn, (usage, whole) in enumerate(turns):
+            body = growing_body(turn, model="m", stream=True)
+            with (
+                Client(proxy.port) as client,
+                nullcontext() if whole else pytest.raises(IncompleteRead),
+            ):
+                client.send("POST", path_of(usage), session, body)
+            proxy.find_all("usage hit=", turn + 1)
+        proxy.stop()
+    assert counted(fields(proxy.lines, "usage")["m"]) == expected
+    usages = [request.usage for request in reported(saved)["m"]]
+    assert [usage and (usage.input, usage.cached) for usage in usages] == expected
 
 
 Passing = dict[str, Reply]

@@ -1,6 +1,7 @@
 import json
 import tracemalloc
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -511,3 +512,48 @@ def test_anything_is_taken(values: list[Any], noise: bytes, place: int) -> None:
         assert found == read(bytewise(wire))
         if found and found.cached is not None:
             assert 0 <= found.cached <= found.input
+
+
+PIECES = [
+    *(
+        b"data: ",
+        b"data:",
+        b"event: a",
+        b"event:",
+        b"id: 1",
+        b"retry: 5",
+        b": hi",
+        b"data",
+        b"[DONE]",
+    ),
+    *(
+        b"\n",
+        b"\n\n",
+        b"\r\n",
+        b"\r",
+        b" ",
+        b"\t",
+        b"\xef\xbb\xbf",
+        b"\xff",
+        b"x" * 99,
+        b'"usage": {',
+    ),
+    *(b"{", b"}", b"[", b"]", json.dumps({"usage": CHAT}, indent=1).encode(), responses(id="r")),
+    *(MESSAGES, chat({"choices": [], "usage": CHAT}), DELTA, *ENDS, *MIDDLES),
+    *(each.removeprefix(b"data: ").rstrip() for each in ENDS + MIDDLES),
+]
+CODINGS = st.sampled_from(["identity", "gzip", "deflate", "br", "zstd"])
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12), CODINGS, st.lists(st.integers(0, 2000)))
+def test_a_body_is_read_alike_wherever_it_is_cut(
+    pieces: list[bytes], coding: str, places: list[int]
+) -> None:
+    body = b"".join(pieces)
+    coded = encoding.encode(body, coding)
+    edges = [0, *sorted(places), max(len(coded), 2000)]
+    chunks = [coded[start:stop] for start, stop in pairwise(edges)]
+    whole = feed([body])
+    for reader in (feed(bytewise(body)), feed(chunks, coding)):
+        assert reader.finish() == reader.finish() == whole.finish()
+        assert (reader.unread, reader.response_id) == (whole.unread, whole.response_id)
