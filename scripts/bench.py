@@ -1,4 +1,7 @@
-"""Measure what the addon costs on this machine, or with --soak whether it stands load and time.
+"""Measure what the addon costs on this machine.
+
+With --peers: what a hop costs, beside another way to a stable key. With --soak: whether a proxy
+with the addon stands load and time.
 
 What is compared is measured in turn (A B C A B C …) within one run, and given as medians.
 """
@@ -23,8 +26,10 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple, TypeVar
 
-from lib import ADDON, LOOPBACK
-from lib.load import END, Connection, conversation, post, session, upstream
+from lib import ADDON, LOOPBACK, free_port
+from lib.claude_code_router import MODEL as CHAT_MODEL
+from lib.claude_code_router import NoRouterError, claude_code_router, install
+from lib.load import CHAT, END, Connection, conversation, post, session, upstream
 from lib.mitmdump import Mitmdump
 from lib.recordings import encoded
 from mitmproxy import version
@@ -39,6 +44,9 @@ T = TypeVar("T")
 
 KEY = "00000000-0000-4000-8000-000000000000"
 MODEL = "claude-opus-5-5"
+
+ANSWERS = {"whole": ("events=10", END), "pauses": ("events=10&pause=0.003", b"data:")}
+"""How the upstream answers through each hop, and up to where the time is taken."""
 
 EMPTY = "requestheaders = request = responseheaders = response = lambda flow: None"
 NAIVE = f"""
@@ -60,9 +68,10 @@ class Plan(NamedTuple):
     pauses: Sequence[float] = (0.3, 0.03)
     sessions: Sequence[int] = (1, 10_000, 1_000_000)
     in_flight: int = 50
+    asked: int = 80
 
 
-QUICK = Plan(0.1, (10_000,), (20_000,), 2, (0.01,), (1, 100), 3)
+QUICK = Plan(0.1, (10_000,), (20_000,), 2, (0.01,), (1, 100), 3, 3)
 
 
 def row(name: str, *cells: str) -> None:
@@ -161,7 +170,9 @@ def bench_proxies(plan: Plan) -> None:
             answered = f", {query.replace('=', ': ')}" if query else ""
             row(f"  {size / 1000:,.0f} kB{answered}", *against_first(times, "{:.2f} ms"))
         head("requests per second", *names)
-        rates = against_first(throughput(plan, ports), "{:.0f}/s")
+        rates = against_first(
+            throughput(plan, ports, [conversation(plan.proxied[0])] * 4), "{:.0f}/s"
+        )
         row(f"  {plan.proxied[0] / 1000:,.0f} kB, {plan.connections} connections", *rates)
         head("first event of a stream", "direct", "no addon", "this addon")
         for pause in plan.pauses:
@@ -169,11 +180,14 @@ def bench_proxies(plan: Plan) -> None:
             row(f"  of ten, {pause:g} s apart", *(f"{each * 1e3:,.1f} ms" for each in times))
 
 
-def throughput(plan: Plan, ports: list[int]) -> list[float]:
-    """Return how many requests a second each port answers."""
-    content = conversation(plan.proxied[0])
-    requests = [post(content, number) for number in range(plan.connections)]
-    connections = [[Connection(port) for _ in requests] for port in ports]
+def throughput(
+    plan: Plan, ports: list[int], contents: Sequence[bytes], query: str = ""
+) -> list[float]:
+    """Return how many requests a second each port answers, each with a content of its own."""
+    requests = [
+        [post(content, number, query) for number in range(plan.connections)] for content in contents
+    ]
+    connections = [[Connection(port) for _ in range(plan.connections)] for port in ports]
     rates: list[list[float]] = [[] for _ in ports]
 
     def count(connection: Connection, request: bytes, until: float) -> int:
@@ -182,31 +196,71 @@ def throughput(plan: Plan, ports: list[int]) -> list[float]:
 
     with ThreadPoolExecutor(plan.connections) as pool:
         for number in range(8 * len(ports)):
-            start = time.monotonic()
+            at, start = number % len(ports), time.monotonic()
             until = itertools.repeat(start + plan.seconds / 8)
-            done = sum(pool.map(count, connections[number % len(ports)], requests, until))
-            rates[number % len(ports)].append(done / (time.monotonic() - start))
+            done = sum(pool.map(count, connections[at], requests[at], until))
+            rates[at].append(done / (time.monotonic() - start))
     return list(map(median, rates))
+
+
+def ask(connection: Connection, request: bytes, until: bytes) -> float:
+    """Return after how many seconds a part of an answer has come, once all has come."""
+    start = time.perf_counter()
+    received = connection.ask(request, until)
+    taken = time.perf_counter() - start
+    if END not in received:
+        connection.receive()
+    return taken
 
 
 def first_event(plan: Plan, pause: float, *ports: int) -> list[float]:
     """Return after how many seconds the first event of a stream comes from each port."""
     request = post(conversation(20_000), 0, f"pause={pause}")
-
-    def ask(connection: Connection) -> float:
-        start = time.perf_counter()
-        received = connection.ask(request, b"data:")
-        taken = time.perf_counter() - start
-        if END not in received:
-            connection.receive()
-        return taken
-
     connections = [Connection(port) for port in ports]
     with ThreadPoolExecutor(len(ports)) as pool:  # all at once: they wait most of the time
         rounds = [
-            list(pool.map(ask, connections)) for _ in range(max(3, int(plan.seconds / 10 / pause)))
+            list(pool.map(lambda connection: ask(connection, request, b"data:"), connections))
+            for _ in range(max(3, int(plan.seconds / 10 / pause)))
         ]
     return list(map(median, zip(*rounds, strict=True)))
+
+
+def bench_peers(plan: Plan) -> None:
+    """Compare a hop through mitmdump, without and with this addon, with claude-code-router."""
+    path = install()
+    with ExitStack() as stack:
+        server = stack.enter_context(upstream())
+        mode = f"reverse:http://{LOOPBACK}:{server}"
+        ports = [server] + [
+            stack.enter_context(Mitmdump(mode, scripts=scripts, flow_detail="0")).port
+            for scripts in ([], [ADDON])
+        ]
+        ports.append(free_port())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        url = f"http://{LOOPBACK}:{server}{CHAT}"
+        providers = {name: f"{url}?{query}" for name, (query, _) in ANSWERS.items()}
+        stack.enter_context(claude_code_router(path, ports[-1], providers, folder / "home"))
+
+        content, cells = conversation(plan.proxied[0]), []
+        for name, (query, until) in ANSWERS.items():
+            model = f"{name},{CHAT_MODEL}".encode()
+            contents = [content] * 3 + [content.replace(MODEL.encode(), model, 1)]
+            requests = [post(each, 0, query) for each in contents]
+            connections = [Connection(port) for port in ports]
+            rounds = [
+                list(map(ask, connections, requests, itertools.repeat(until)))
+                for _ in range(plan.asked)
+            ]
+            times = list(map(median, zip(*rounds, strict=True)))
+            cells.append([f"{(each - times[0]) * 1e3:,.1f} ms more" for each in times])
+            cells[-1][0] = f"{times[0] * 1e3:,.1f} ms"
+            if name == "whole":
+                few = plan._replace(connections=min(plan.connections, 8))
+                rates = throughput(few, ports, contents, query)
+    head("one hop, 130 kB", "a request", "the first event", f"{few.connections} connections")
+    hops = "no hop", "mitmdump without the addon", "mitmdump with the addon", "claude-code-router 2"
+    for hop, *columns, rate in zip(hops, *cells, rates, strict=True):
+        row(f"  {hop}", *columns, f"{rate:,.0f}/s")
 
 
 def name(number: int) -> Name:
@@ -283,13 +337,18 @@ def main() -> None:
     """Print the table, or run the soak and end with status 1 if a check failed."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--soak", nargs="?", type=float, const=60, metavar="SECONDS")
+    parser.add_argument("--peers", action="store_true", help="compare with claude-code-router")
     parser.add_argument("--quick", action="store_true", help="measure little, to see that it works")
     arguments = parser.parse_args()
     print(machine())
     if arguments.soak:
         sys.exit(not soak(arguments.soak, 10 if arguments.quick else 100))
-    for bench in (bench_edit, bench_proxies, bench_keys, bench_memory, bench_bridge):
-        bench(QUICK if arguments.quick else Plan())
+    benches = [bench_edit, bench_proxies, bench_keys, bench_memory, bench_bridge]
+    try:
+        for bench in [bench_peers] if arguments.peers else benches:
+            bench(QUICK if arguments.quick else Plan())
+    except NoRouterError as e:
+        sys.exit(f"bench: {e}")
 
 
 if __name__ == "__main__":

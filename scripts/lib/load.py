@@ -22,8 +22,11 @@ from lib.recordings import encoded, excerpt, records, restored, tool_turn
 ENVIRONMENT = "Primary working directory: /src\n"
 """What stands in one of the texts that are left out of the recording."""
 
+CHAT = "/v1/chat/completions"
 END = b"0\r\n\r\n"
 """What the upstream's answers end with."""
+
+USAGE = {"input_tokens": 9, "cache_read_input_tokens": 30_000, "output_tokens": 1}
 
 
 @cache
@@ -126,7 +129,9 @@ def _answer(connection: socket.socket) -> None:
             how = {name: float(value) for name, value in re.findall(rb"(\w+)=([\d.]+)", line)}
             head = b"".join(iter(stream.readline, b"\r\n"))
             size = re.search(rb"(?i)content-length: (\d+)", head)
-            chunks = _chunks(stream.read(int(size[1]) if size else 0), is_stream=bool(how))
+            content = stream.read(int(size[1]) if size else 0)
+            events = _chat() if CHAT.encode() in line else _messages(content) if how else []
+            chunks = _chunks(events)
             sent = chunks[: int(how.get(b"cut", len(chunks)))]
             time.sleep(how.get(b"wait", 0))
             for part in sent if b"pause" in how else [b"".join(sent)]:
@@ -136,19 +141,30 @@ def _answer(connection: socket.socket) -> None:
                 return
 
 
-def _chunks(content: bytes, *, is_stream: bool) -> list[bytes]:
-    usage = {"input_tokens": 9, "cache_read_input_tokens": 30_000, "output_tokens": 1}
-    kind, data = "application/json", [json.dumps({"usage": usage})]
-    if is_stream:
-        member = re.match(rb'\{"prompt_cache_key":"([0-9a-f-]{36})",', content)
-        rest = b"{" + content[member.end() :] if member else content
-        seen = {"key": member[1].decode() if member else "", "crc": zlib.crc32(rest)}
-        events: list[dict[str, Any]] = [
-            {"type": "message_start", "message": {"usage": usage}, "seen": seen},
-            *[{"type": "content_block_delta", "delta": {"text": "Yes."}}] * 8,
-            {"type": "message_delta", "usage": usage},
-        ]
+def _chunks(events: list[Any]) -> list[bytes]:
+    """Return the chunks of an answer, the head before the first; without events it is JSON."""
+    kind, data = "application/json", [json.dumps({"usage": USAGE})]
+    if events:
         kind, data = "text/event-stream", [f"data: {json.dumps(each)}\n\n" for each in events]
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunks = [f"{len(each):x}\r\n{each}\r\n".encode() for each in data]
     return [head.encode() + chunks[0], *chunks[1:], END]
+
+
+def _messages(content: bytes) -> list[Any]:
+    member = re.match(rb'\{"prompt_cache_key":"([0-9a-f-]{36})",', content)
+    rest = b"{" + content[member.end() :] if member else content
+    seen = {"key": member[1].decode() if member else "", "crc": zlib.crc32(rest)}
+    return [
+        {"type": "message_start", "message": {"usage": USAGE}, "seen": seen},
+        *[{"type": "content_block_delta", "delta": {"text": "Yes."}}] * 8,
+        {"type": "message_delta", "usage": USAGE},
+    ]
+
+
+def _chat() -> list[Any]:
+    chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt"}
+    delta = {"index": 0, "delta": {"role": "assistant", "content": "Yes."}, "finish_reason": None}
+    last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 30_009, "completion_tokens": 1}
+    return [*[chunk | {"choices": [delta]}] * 9, chunk | {"choices": [last], "usage": usage}]

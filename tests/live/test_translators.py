@@ -5,22 +5,18 @@ strips from its upstream requests everything that shows the session.
 """
 
 import json
-import os
 import re
-import socket
-import subprocess
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from lib import LOOPBACK, TIMEOUT, free_port
+from lib import LOOPBACK, free_port
 from lib.claude_code import run_claude_code
+from lib.claude_code_router import claude_code_router, install
 from lib.messages import Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.server import Server
@@ -87,51 +83,7 @@ def answer(request: Request) -> Reply:
     return Reply(headers=[("content-type", "text/event-stream")], body=pieces)
 
 
-# --- the programs before it ---------------------------------------------------------------------
-
-
-@contextmanager
-def router(port: int, upstream_port: int, home: Path) -> Iterator[None]:
-    """Run claude-code-router on a port."""
-    provider = {
-        "name": "stub",
-        "api_base_url": f"http://{LOOPBACK}:{upstream_port}{CHAT}",
-        "api_key": "sk-dummy",
-        "models": ["gpt"],
-    }
-    config = {
-        "PORT": port,
-        "LOG": False,
-        "NON_INTERACTIVE_MODE": True,
-        "Providers": [provider],
-        "Router": {"default": "stub,gpt"},
-    }
-    settings = home / ".claude-code-router"
-    settings.mkdir(parents=True)
-    (settings / "config.json").write_text(json.dumps(config))
-    with (home / "log").open("w+") as log:
-        process = subprocess.Popen(
-            [os.environ["CLAUDE_CODE_ROUTER"], "start"],
-            env={"PATH": os.environ["PATH"], "HOME": str(home)},
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            deadline = time.monotonic() + TIMEOUT
-            while True:  # it does not say when it listens
-                try:
-                    socket.create_connection((LOOPBACK, port), TIMEOUT).close()
-                    break
-                except ConnectionRefusedError:
-                    assert process.poll() is None, (home / "log").read_text()
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
-            yield
-        finally:
-            process.terminate()
-            process.wait(TIMEOUT)
+# --- the sessions -------------------------------------------------------------------------------
 
 
 def test_sessions_behind_claude_code_router(tmp_path: Path) -> None:
@@ -140,7 +92,12 @@ def test_sessions_behind_claude_code_router(tmp_path: Path) -> None:
     with (
         Server(answer) as upstream,
         Mitmdump(f"reverse:http://{LOOPBACK}:{port}", f"reverse:{upstream.url}") as proxy,
-        router(port, proxy.ports[1], tmp_path / "router"),
+        claude_code_router(
+            install(),
+            port,
+            {"stub": f"http://{LOOPBACK}:{proxy.ports[1]}{CHAT}"},
+            tmp_path / "router",
+        ),
         ThreadPoolExecutor() as pool,
     ):
         runs = [

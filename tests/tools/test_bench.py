@@ -16,13 +16,13 @@ from lib.load import conversation, post, session
 from lib.recordings import encoded
 
 
-def run(*arguments: str, path: str = os.defpath) -> str:
+def run(*arguments: str, path: str = os.defpath, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "bench.py"), "--quick", *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env={"PYTHONPATH": str(ROOT / "addon"), "PATH": path},
+        env={"PYTHONPATH": str(ROOT / "addon"), "PATH": path, **environment},
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -46,6 +46,16 @@ def test_the_table() -> None:
         assert {(len(row) - 28) % 22 for row in (names, *rows)} == {0}
         numbers = [each for row in rows for each in re.findall(r"\d+\.\d+", row[28:])]
         assert all(float(number) > 0 for number in numbers)
+
+
+@pytest.mark.client
+def test_peers() -> None:
+    router = os.environ["CLAUDE_CODE_ROUTER"]
+    output = run("--peers", path=os.environ["PATH"], CLAUDE_CODE_ROUTER=router)
+    *_, first, second, third = output.rstrip("\n").split("\n")
+    for hop in (first, second, third):
+        assert re.search(r"^  \S.*-?\d+\.\d ms more.*[1-9]\d*/s$", hop)
+    assert "claude-code-router" in third
 
 
 def test_medians_in_turn() -> None:
