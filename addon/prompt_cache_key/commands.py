@@ -17,7 +17,8 @@ from prompt_cache_key.misses.explain import explain
 from prompt_cache_key.misses.history import KEPT_EACH
 from prompt_cache_key.report.page import page
 from prompt_cache_key.report.saved_flows import finished_in, read
-from prompt_cache_key.sessions_table import COLUMNS, table
+from prompt_cache_key.screen_text import COLUMNS
+from prompt_cache_key.sessions_table import table
 from prompt_cache_key.state import State
 from prompt_cache_key.stats.money import at_hand, load
 from prompt_cache_key.stats.report import report_of
@@ -33,9 +34,10 @@ class Commands:
     @command.command("promptcache.sessions")
     def sessions(self) -> types.Data:
         """Show the sessions: their keys, and what they read from the cache."""
-        # A row of one cell: the console gives each cell the same width.
-        columns = max(COLUMNS, get_terminal_size().columns * 4 // 5 - 2)
+        # The console shows it in a window of four fifths of the screen, less its frame.
+        columns = get_terminal_size().columns * 4 // 5 - 2 if _is_console() else COLUMNS
         lines = table(self.state.sessions.rows(), columns, at_hand())
+        # A row of one cell: the console gives each cell the same width.
         return cast("types.Data", [[line] for line in lines])
 
     @command.command("promptcache.forget")
@@ -105,5 +107,8 @@ def _all_flows() -> Sequence[Flow]:
 
 def _answer(line: str) -> None:
     """Log the answer to a command; the console's status line shows alerts alone."""
-    is_console = "keymap" in vars(ctx.master)
-    log(ALERT if is_console else logging.INFO, line)
+    log(ALERT if _is_console() else logging.INFO, line)
+
+
+def _is_console() -> bool:
+    return "keymap" in vars(ctx.master)

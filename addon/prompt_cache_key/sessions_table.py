@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from prompt_cache_key.screen_text import cut, fit, thousands, width
+from prompt_cache_key.screen_text import COLUMNS, cut, fit, thousands, width
 from prompt_cache_key.stats.money import price
 from prompt_cache_key.stats.sums import dollars, percent
 
@@ -14,10 +14,6 @@ if TYPE_CHECKING:
 
     from prompt_cache_key.stats.money import Prices
     from prompt_cache_key.stats.sessions import Row
-
-# What mitmproxy's console has room for: four fifths of a screen of 100 columns, less its frame. A
-# row of several cells gets as many columns for each of them, and so takes several lines.
-COLUMNS = 78
 
 _ID = 8  # characters
 _MODEL = 16

@@ -20,6 +20,20 @@ def test_sessions(context: Context) -> None:
     assert key(flow)[:8] in row[0]
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_sessions_fit_the_console(
+    context: Context, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context.answer(context.send(), usage(2048, 1920))
+    vars(context.master)["keymap"] = None
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = [line for (line,) in context.master.commands.execute("promptcache.sessions")]
+    # The console's window is four fifths as wide, and has a frame.
+    assert max(map(len, lines)) <= columns * 4 // 5 - 2
+    assert lines[0].endswith("main cause")
+    assert ("key" in lines[0]) == (columns == 120)
+
+
 @pytest.mark.parametrize("scope", ["session", "user"])
 def test_forget(context: Context, log: Log, scope: str) -> None:
     context.set(scope=scope)
