@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -230,6 +230,19 @@ def test_nothing_came_through(launch: Launch) -> None:
     assert "no request came through this proxy" in errors
 
 
+@contextmanager
+def users_proxy(folder: Path, port: int, **options: str) -> Iterator[tuple[str, str]]:
+    """Run a proxy that leads all connections to a port; yield its URL and its certificate."""
+    script = folder / "to_server.py"
+    script.write_text(
+        f"def server_connect(data):\n    data.server.address = ('{LOOPBACK}', {port})\n"
+    )
+    with Mitmdump("regular", scripts=[script], ssl_insecure="true", **options) as proxy:
+        certificate = folder / "own.pem"
+        certificate.write_bytes(Path(proxy._home.name, "mitmproxy-ca-cert.pem").read_bytes())
+        yield f"http://{LOOPBACK}:{proxy.port}", str(certificate)
+
+
 def test_to_anthropic_through_a_proxy_of_the_users(launch: Launch, tmp_path: Path) -> None:
     """The next proxy leads to a server, and opens connections too.
 
@@ -248,20 +261,10 @@ for host, trusted in (("api.anthropic.com", ours), ("other.test", own)):
     with urllib.request.urlopen(f"https://{host}/", context=context) as response:
         say(status=response.status)
 """
-    script = tmp_path / "to_server.py"
     with Server(alpn=["http/1.1"]) as server:
-        script.write_text(
-            f"def server_connect(data):\n    data.server.address = ('127.0.0.1', {server.port})\n"
-        )
-        with Mitmdump("regular", scripts=[script], ssl_insecure="true", proxyauth="u:p w") as next_:
-            own = tmp_path / "own.pem"
-            own.write_bytes(Path(next_._home.name, "mitmproxy-ca-cert.pem").read_bytes())
-            launched = launch(
-                run,
-                HTTPS_PROXY=f"http://u:p%20w@127.0.0.1:{next_.port}",
-                NODE_EXTRA_CA_CERTS=str(own),
-                OWN=str(own),
-            )
+        with users_proxy(tmp_path, server.port, proxyauth="u:p w") as (url, own):
+            with_password = url.replace("//", "//u:p%20w@")
+            launched = launch(run, HTTPS_PROXY=with_password, NODE_EXTRA_CA_CERTS=own, OWN=own)
             assert [launched.said()["status"] for _ in range(2)] == [200, 200]
             assert launched.end()[0] == 0
         assert {request.header("host") for request in server.requests} == {
@@ -420,6 +423,25 @@ def test_the_real_claude_code_goes_through_the_proxy(
         assert b"x-anthropic-billing-header" not in requests[0].body
         assert b"defer_loading" not in requests[0].body
     assert f"{len(requests)} requests" in errors
+
+
+@pytest.mark.client
+def test_the_real_claude_code_is_observed_on_its_way_to_anthropic(
+    real: Launch, tmp_path: Path
+) -> None:
+    with Server(answer, alpn=["http/1.1"]) as anthropic:
+        with users_proxy(tmp_path, anthropic.port) as (url, own):
+            variables = {"HTTPS_PROXY": url, "NODE_EXTRA_CA_CERTS": own}
+            launched = claude_code(
+                real, "-p", "--allowedTools", "Bash,Agent", "--", "hi", **variables
+            )
+            out, errors = launched.process.communicate(timeout=4 * TIMEOUT)
+        assert (launched.process.returncode, out.strip()) == (0, "goodbye"), errors
+        requests = [each for each in anthropic.requests if each.target.startswith("/v1/messages?")]
+        assert {request.header("host") for request in requests} == {"api.anthropic.com"}
+        assert {request.key for request in requests} == {None}
+    assert f"{len(requests)} requests" in errors
+    assert launched.log().count("state=observed") == len(requests)
 
 
 @pytest.mark.client

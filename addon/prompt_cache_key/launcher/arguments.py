@@ -11,7 +11,7 @@ _COMMANDS = {
     *("logs", "mcp", "plugin", "plugins", "purge", "remote-control", "respawn", "rm"),
     *("setup-token", "stop", "ultrareview", "update", "upgrade"),
 }
-_ELSEWHERE = {"--bg", "--background", "--cloud", "--desktop", "--tmux"}
+_ELSEWHERE = {"--bg", "--background", "--cloud", "--desktop", "--environment", "--tmux"}
 _NO_PROMPT = {"--version", "-v", "--help", "-h"}
 
 # Switches of Claude Code, with the names that its messages use.

@@ -61,6 +61,7 @@ def test_a_prompt_has_no_options() -> None:
         (["-h"], {}, "-h"),
         (["--bg", "work"], {}, "--bg"),
         (["-w", "--tmux=classic"], {}, "--tmux"),
+        (["--environment", "ccpool_1", "hi"], {}, "--environment"),
         ([], {"CLAUDE_CODE_USE_BEDROCK": "1"}, "CLAUDE_CODE_USE_BEDROCK"),
         (["-p", "x"], {"CLAUDE_CODE_USE_VERTEX": "True"}, "CLAUDE_CODE_USE_VERTEX"),
         (["x"], {"CLAUDE_CODE_USE_FOUNDRY": " on "}, "CLAUDE_CODE_USE_FOUNDRY"),
