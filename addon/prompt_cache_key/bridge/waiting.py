@@ -30,7 +30,7 @@ import time
 from asyncio import Lock
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 from prompt_cache_key.bridge.agreement import Agreement, Comparison
@@ -193,8 +193,9 @@ class WaitingRequests:
             return
         body = gone.get_body()
         if 0 < len(body) <= MAX_BYTES:
-            gone.get_body, gone.gone_at = lambda: body, self._clock()
-            self._gone.append(gone)
+            # A copy without its name: that is a flow, whose response may have many megabytes.
+            now = self._clock()
+            self._gone.append(replace(gone, name=None, get_body=lambda: body, gone_at=now))
         del self._gone[:-MAX_GONE]
         while sum(len(each.get_body()) for each in self._gone) > MAX_GONE_BYTES:
             del self._gone[0]

@@ -1,4 +1,5 @@
 import json
+import weakref
 from functools import partial
 from typing import Any
 
@@ -90,6 +91,20 @@ def test_what_has_gone_without_a_body_to_read_is_not_remembered(body: bytes) -> 
     bridge.add("one", identity("one"), lambda: body)
     bridge.remove("one")
     assert find(bridge, chat(request(FIRST))) == "two"
+
+
+def test_what_has_gone_keeps_no_flow_and_so_no_response_in_memory() -> None:
+    class Flow:
+        pass
+
+    bridge, flow = WaitingRequests(Clock()), Flow()
+    add(bridge, flow, request(FIRST), "one")
+    bridge.remove(flow)
+    name = weakref.ref(flow)
+    del flow
+    assert name() is None
+    add(bridge, "two", request(FIRST))
+    assert find(bridge, chat(request(FIRST))) is None
 
 
 # --- one key per user ----------------------------------------------------------------------------
