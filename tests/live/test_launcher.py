@@ -231,7 +231,7 @@ def test_nothing_came_through(launch: Launch) -> None:
 
 
 @contextmanager
-def users_proxy(folder: Path, port: int, **options: str) -> Iterator[tuple[str, str]]:
+def users_proxy(folder: Path, port: int, **options: Any) -> Iterator[tuple[str, str]]:
     """Run a proxy that leads all connections to a port; yield its URL and its certificate."""
     script = folder / "to_server.py"
     script.write_text(
