@@ -166,7 +166,7 @@ def arguments() -> argparse.Namespace:
     )
     add("--clients", type=positive, default=1, metavar="N", help="at once (default: 1)")
     add("--requests", type=positive, default=90, metavar="N", help="default: 90")
-    add("--short", action="store_const", dest="requests", const=45, help="45 requests")
+    add("--short", action="store_const", dest="requests", const=21, help="21 requests")
     add(
         "--restart",
         action="store_true",
