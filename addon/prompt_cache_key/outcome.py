@@ -240,7 +240,9 @@ class Outcome:
                 if rejections.learn(field, endpoint, place):
                     self._warn_rejection(flow, ours, field, f"{response.status_code}: {form}")
                 return
-        if response.status_code == 400 and rejections.count_400(endpoint, place):  # noqa: PLR2004
+        if response.status_code < 300:  # noqa: PLR2004
+            rejections.accepted(endpoint)
+        elif response.status_code == 400 and rejections.count_400(endpoint, place):  # noqa: PLR2004
             what = f"three requests with a key in a row got 400 from {text(ours.url)}"
             how = "if the key is the reason, leave the endpoint out"
             log(logging.WARNING, f"{what}; {how}{self._filter_without(ours)}")

@@ -131,6 +131,7 @@ MISSES = {
     "Messages, included, then missed": 1,
     "Claude with a turn that is mostly not cached": 1,
     "chat, excluded": 1,
+    "chat, without reads": 1,
 }
 CASES = dict(cases())
 IDS = {name: f"m{at}" for at, name in enumerate(CASES)}

@@ -283,6 +283,16 @@ def test_three_bad_requests_in_a_row_are_warned_of_once(context: Context, log: L
     assert "prompt_cache_filter=" in warning
 
 
+@pytest.mark.parametrize("content", [b"{}", b'{"usage":{"input_tokens":9}}', b"data: [DONE]\n\n"])
+def test_bad_requests_where_a_key_was_accepted_are_not_warned_of(
+    context: Context, log: Log, content: bytes
+) -> None:
+    context.answer(context.send(), content)
+    for _ in range(7):
+        context.answer(context.send(), b'{"error":"bad request"}', 400)
+    assert not of_level("WARNING", log())
+
+
 @pytest.mark.parametrize(
     ("content", "encoding"), [(b"", ""), (b"x" * 70_000, ""), (b"not gzip", "gzip")]
 )

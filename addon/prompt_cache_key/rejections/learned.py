@@ -10,7 +10,7 @@ requests with a key are counted, and after three in a row one warning names the 
     400 in no known form                no                     `count_400`: the third in a row warns
     400 in no known form                yes                    `count_400`: not counted, as it is
                                                                not the key that is wrong
-    a complete response                 yes or no              `accepted`: nothing is counted again
+    no error                            yes or no              `accepted`: nothing is counted again
     any other error                     yes or no              nothing
 
 An endpoint is whatever identifies the connection's end, the path and the model; its place is the

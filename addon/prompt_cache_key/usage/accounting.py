@@ -26,20 +26,22 @@ Decisions, the first that applies (p prompt, c cached, w cache writes, o output)
     3  total - o is p + c or p + c + w            the one that gives   yes    yes      gateways of
                                                   that                                 FACTS, chat
     4  excluded by dialect, c + w > p;            without cache        yes    yes      Anthropic;
-       included by dialect, c > p or w > p,                                            pi 2048
-       each by over 2%
+       included by dialect, w > p                                                      pi 2048
     5  excluded by dialect, w > 0, c + w = p      whole                yes    yes      codex-proxy
-    6  one way doubles the conversation's last    whole                weak   yes      grok2api,
+    6  included by dialect, c > p >= w            as proved, or        yes    yes      gateways,
+                                                  without reads                        chat
+    7  one way doubles the conversation's last    whole                weak   yes      grok2api,
        prompt, the other continues it                                                  new-api
-    7  the conversation has had a proof           as proved            no     yes
-    8  excluded by dialect, and the endpoint      as proved            no     yes
+    8  the conversation has had a proof           as proved            no     yes
+    9  excluded by dialect, and the endpoint      as proved            no     yes
        has had a proof
-    9  included by dialect                        whole                no     yes      OpenAI
-    10 excluded by dialect, total - o = p         whole                no     yes
-    11 else                                       without cache        no     no
+    10 included by dialect                        whole                no     yes      OpenAI
+    11 excluded by dialect, total - o = p         whole                no     yes
+    12 else                                       without cache        no     no
 
-In case 4 a little more than the prompt proves nothing: DashScope streams an estimate of the whole
-prompt first (3,602) and what was read of it last (3,604).
+In cases 4 and 6 "more" is by over 2%: DashScope streams an estimate of the whole prompt first
+(3,602) and what was read of it last (3,604). In case 6 cache writes may be in p or not; of the two
+the smaller prompt is assumed, as from a larger one misses would follow that are none.
 
 A proof replaces the conversation's and the endpoint's earlier one. A weak proof replaces the
 conversation's, and the endpoint's only if that has none: it errs where one turn adds as many tokens
@@ -50,7 +52,7 @@ conversation that has reported cached tokens before, a complete response without
 tokens. An incomplete one may have had them in its end: they stay unknown.
 
 What is not promised. A request is counted once, when its response has ended: by the best guess at
-that time (case 11). A later proof does not change earlier requests; a guess is marked
+that time (case 12). A later proof does not change earlier requests; a guess is marked
 (`Usage.is_certain`), no miss is judged by it, and on one conversation there are few. Incomplete
 responses are counted by what is known and prove nothing.
 """
@@ -97,7 +99,7 @@ class Counting(Enum):
         return prompt + cached + (written if self is Counting.WITHOUT_CACHE else 0)
 
 
-_WITHOUT = (Counting.WITHOUT_CACHE, Counting.WITHOUT_READS)
+_WITHOUT = (Counting.WITHOUT_READS, Counting.WITHOUT_CACHE)
 
 
 @dataclass
@@ -130,17 +132,12 @@ class Accounting:
             return None
         known = self._conversations.get(conversation)
         at = _Endpoint() if endpoint is None else self._endpoints.get(endpoint)
-        counting, is_certain = _proved(report), True
-        if counting:
-            is_weak = False
-        elif is_weak := _doubles(known.last, report):
-            counting = Counting.WHOLE
-        if report.is_complete and counting:
-            known.counting = counting
+        proof, is_weak = _proof(report, known, at)
+        if proof and report.is_complete:
+            known.counting = proof
             if not (is_weak and at.counting):
-                at.counting = counting
-        if not counting:
-            counting, is_certain = _assumed(report, known, at)
+                at.counting = proof
+        counting, is_certain = (proof, True) if proof else _assumed(report, known, at)
 
         cached = report.cached
         if report.is_complete:
@@ -171,25 +168,35 @@ def _counts(report: Report) -> tuple[int, int, int]:
     return report.prompt, report.cached or 0, report.written or 0
 
 
-def _proved(report: Report) -> Counting | None:
-    """Return the way to count that one response proves by arithmetic (cases 2 to 5)."""
+def _proof(report: Report, known: _Conversation, at: _Endpoint) -> tuple[Counting | None, bool]:
+    """Return the way to count that is proved, and whether the proof is weak (cases 2 to 7)."""
     prompt, cached, written = _counts(report)
     if not cached + written:
-        return None
+        return None, False
+    if proof := _sum(report):
+        return proof, False
+    most = cached + written if report.excludes_cache else written
+    if most > _ESTIMATE * prompt:
+        return Counting.WITHOUT_CACHE, False
+    if report.excludes_cache and written and most == prompt:
+        return Counting.WHOLE, False
+    if cached > _ESTIMATE * prompt:
+        proved = (each for each in (known.counting, at.counting) if each in _WITHOUT)
+        return next(proved, Counting.WITHOUT_READS), False
+    return (Counting.WHOLE if _doubles(known.last, report) else None), True
+
+
+def _sum(report: Report) -> Counting | None:
+    """Return the way to count by which a sum of the counts is another count (cases 2 and 3)."""
     if report.uncached:
-        for counting in (Counting.WHOLE, *_WITHOUT):
-            if counting.prompt(report) == cached + report.uncached:
+        for counting in Counting:
+            if counting.prompt(report) == (report.cached or 0) + report.uncached:
                 return counting
     if report.total:
         for counting in _WITHOUT:
             whole = counting.prompt(report)
-            if whole > prompt and whole == report.total - (report.output or 0):
+            if whole > report.prompt and whole == report.total - (report.output or 0):
                 return counting
-    most = cached + written if report.excludes_cache else max(cached, written)
-    if most > _ESTIMATE * prompt:
-        return Counting.WITHOUT_CACHE
-    if report.excludes_cache and written and most == prompt:
-        return Counting.WHOLE
     return None
 
 
@@ -210,7 +217,7 @@ def _doubles(last: Report | None, report: Report) -> bool:
 
 
 def _assumed(report: Report, known: _Conversation, at: _Endpoint) -> tuple[Counting, bool]:
-    """Return the way to count where none is proved, and if it is certain (cases 1, 7 to 11)."""
+    """Return the way to count where none is proved, and if it is certain (cases 1, 8 to 12)."""
     _, cached, written = _counts(report)
     if not cached + written:
         return Counting.WHOLE, True

@@ -122,7 +122,7 @@ ONE_RESPONSE: dict[str, tuple[Counts, Result | None]] = {
     "chat without reads": (chat(500, 2500), (3000, 2500, True)),
     "chat without reads and writes": (chat(3, 2500, 400, total_tokens=103), (2903, 2500, True)),
     "chat without writes": (chat(3, 0, 2500), (2503, 0, True)),
-    "Responses without reads": (responses(500, 2500, 400), (3400, 2500, True)),
+    "Responses without reads": (responses(500, 2500, 400), (3000, 2500, True)),
     # DeepSeek and llama.cpp report the rest, too.
     "DeepSeek": (chat(2500, **HIT), (2500, 2000, True)),
     "DeepSeek without reads": (chat(500, **HIT), (2500, 2000, True)),
@@ -227,6 +227,14 @@ CONVERSATIONS: dict[str, tuple[list[Counts], list[Result | None]]] = {
     "chat, excluded": (
         [chat(3, 0, 20_000), chat(900, 20_000, 0), chat(15_000, 12_000, 0, total_tokens=15_100)],
         [(20_003, 0, True), (20_900, 20_000, True), (27_000, 12_000, True)],
+    ),
+    "chat, excluded, where a turn has less written than new": (
+        [chat(3, 0, 20_000), chat(900, 20_000, 400), chat(900, 20_400, 900)],
+        [(20_003, 0, True), (21_300, 20_000, True), (22_200, 20_400, True)],
+    ),
+    "chat, without reads": (
+        [chat(20_000, 0, 19_990), chat(5000, 20_000, 4990), chat(9000, 8000, 900)],
+        [(20_000, 0, True), (25_000, 20_000, True), (17_000, 8000, True)],
     ),
     "chat, one odd response": (
         [chat(20_000, 19_000), chat(100, 20_000), chat(20_500, 20_000), chat(21_000, 20_500)],
