@@ -11,11 +11,12 @@ In reverse mode our proxy is Claude Code's base URL; the path stands there, as m
 mode takes none. In the other modes our proxy is Claude Code's `HTTPS_PROXY`: Claude Code keeps its
 base URL, and behaves as it does without us. All programs that Claude Code starts inherit this
 `HTTPS_PROXY` and do not trust mitmproxy's certificate, so connections to any other host pass
-through unopened (`allow_hosts`).
+through unopened (`allow_hosts`). Entries of `NO_PROXY` that except the host itself are left out
+there, as Claude Code would go past our proxy, which for its part goes to the host directly.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -41,6 +42,7 @@ STABLE_OPTION = "--exclude-dynamic-system-prompt-sections"
 # The setting that says the same as a variable.
 _SETTINGS = {"CLAUDE_CODE_TOTAL_TOKENS_REMINDER": "totalTokensReminder"}
 
+_REVERSE = "reverse:"
 _NO_PROXY = ("NO_PROXY", "no_proxy")
 _PORTS = {"http": 80, "https": 443}
 _PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY")  # as Claude Code tries them
@@ -62,38 +64,34 @@ class Plan(NamedTuple):
     @property
     def is_reverse(self) -> bool:
         """Whether Claude Code takes the proxy for its gateway, and needs no certificate."""
-        return self.mode.startswith("reverse:")
+        return self.mode.startswith(_REVERSE)
 
     def variables(self, port: int) -> dict[str, str]:
         """Return the variables of Claude Code."""
         return {name: text.replace("{port}", str(port)) for name, text in self.environment.items()}
 
 
-class _Route(NamedTuple):
-    mode: str
-    options: tuple[str, ...]
-    environment: dict[str, str]
-
-
 def plan(arguments: Arguments, settings: ClaudeSettings, environment: Mapping[str, str]) -> Plan:
     """Return the plan for an environment over which the settings are laid."""
-    if arguments.to:
-        base_url = _url(arguments.to, "--to")
-    elif environment.get(BASE_URL):
-        base_url = _url(environment[BASE_URL], BASE_URL)
-    else:
-        base_url = ANTHROPIC
+    base_url = ANTHROPIC
+    for name, text in (("--to", arguments.to), (BASE_URL, environment.get(BASE_URL))):
+        if text:
+            base_url = _url(text, name)
+            break
     excepted = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    proxy = None if _is_excepted(base_url, excepted) else _proxy(environment)
+    entries = [entry for entry in re.split(r"[,\s]+", excepted) if entry]
+    others = [entry for entry in entries if not _is_of(base_url, entry)]
+    is_excepted = base_url.hostname in _THIS_MACHINE or others != entries
+    proxy = None if is_excepted else _proxy(environment)
     if proxy or base_url.hostname == ANTHROPIC.hostname:
-        route = _route_by_proxy(base_url, proxy)
+        mode, options, variables = _by_proxy(base_url, proxy)
+        if arguments.to:
+            variables[BASE_URL] = arguments.to
+        entries = others
     else:
-        route = _route_by_base_url(base_url, arguments)
-    variables = route.environment
-    variables |= dict.fromkeys(_NO_PROXY, ",".join(filter(None, (excepted, HOST))))
-    if arguments.to and not route.mode.startswith("reverse:"):
-        variables[BASE_URL] = arguments.to
-    options = ["flow_detail=0", *route.options]
+        mode, options, variables = _by_base_url(base_url, arguments.modes)
+    variables |= dict.fromkeys(_NO_PROXY, ",".join((*entries, HOST)))
+    options.append("flow_detail=0")
     if environment.get("NODE_TLS_REJECT_UNAUTHORIZED") == "0":
         options.append("ssl_insecure=true")
     # mitmproxy ends where an option is given twice.
@@ -106,19 +104,21 @@ def plan(arguments: Arguments, settings: ClaudeSettings, environment: Mapping[st
                 variables[name] = value
         if STABLE_OPTION not in claude:
             claude = (STABLE_OPTION, *claude)
-    return Plan(route.mode, (*options, *arguments.options), variables, claude)
+    return Plan(mode, (*options, *arguments.options), variables, claude)
 
 
-def _route_by_base_url(url: SplitResult, arguments: Arguments) -> _Route:
-    are_reverse = all(mode.startswith("reverse:") for mode in arguments.modes)
-    return _Route(
-        f"reverse:{url.scheme}://{url.netloc}",
-        ("connection_strategy=lazy",) if are_reverse else (),
-        {BASE_URL: f"http://{HOST}:{{port}}{url.path.rstrip('/')}"},
-    )
+_Route = tuple[str, list[str], dict[str, str]]
+"""Mode and options of the proxy, and variables of Claude Code."""
 
 
-def _route_by_proxy(url: SplitResult, proxy: SplitResult | None) -> _Route:
+def _by_base_url(url: SplitResult, modes: Sequence[str]) -> _Route:
+    are_reverse = all(mode.startswith(_REVERSE) for mode in modes)
+    options = ["connection_strategy=lazy"] if are_reverse else []
+    base_url = f"http://{HOST}:{{port}}{url.path.rstrip('/')}"
+    return f"{_REVERSE}{url.scheme}://{url.netloc}", options, {BASE_URL: base_url}
+
+
+def _by_proxy(url: SplitResult, proxy: SplitResult | None) -> _Route:
     mode = "regular"
     options = [f"allow_hosts=^{re.escape(url.hostname or '')}:{_port(url)}$"]
     if proxy:
@@ -127,7 +127,7 @@ def _route_by_proxy(url: SplitResult, proxy: SplitResult | None) -> _Route:
             user, password = unquote(proxy.username), unquote(proxy.password or "")
             options.append(f"upstream_auth={user}:{password}")
     names = _PROXIES if url.scheme == "http" else _PROXIES[:2]
-    return _Route(mode, tuple(options), dict.fromkeys(names, f"http://{HOST}:{{port}}"))
+    return mode, options, dict.fromkeys(names, f"http://{HOST}:{{port}}")
 
 
 def _url(text: str, name: str) -> SplitResult:
@@ -164,15 +164,10 @@ def _port(url: SplitResult) -> int:
     return url.port or _PORTS[url.scheme]
 
 
-def _is_excepted(url: SplitResult, excepted: str) -> bool:
-    """Whether requests for a URL go past the user's proxy."""
+def _is_of(url: SplitResult, entry: str) -> bool:
+    """Whether an entry of NO_PROXY excepts the host of a URL."""
     host = url.hostname or ""
-    if host in _THIS_MACHINE:
-        return True
-    for entry in re.split(r"[,\s]+", excepted.lower()):
-        name = entry.removeprefix("*").removeprefix(".")
-        if entry == "*" or (
-            name and (f"{host}:{_port(url)}" == name or f".{host}".endswith(f".{name}"))
-        ):
-            return True
-    return False
+    name = entry.lower().removeprefix("*").removeprefix(".")
+    if not name:
+        return entry == "*"
+    return f"{host}:{_port(url)}" == name or f".{host}".endswith(f".{name}")

@@ -21,7 +21,7 @@ def test_a_base_url_is_reversed_to_and_keeps_its_path() -> None:
     made = planned(ANTHROPIC_BASE_URL=GATEWAY)
     assert made.mode == "reverse:https://gateway.test:8443"
     assert made.is_reverse
-    assert made.options == ("flow_detail=0", "connection_strategy=lazy")
+    assert made.options == ("connection_strategy=lazy", "flow_detail=0")
     assert made.variables(9) == {
         "ANTHROPIC_BASE_URL": "http://127.0.0.1:9/api/v9",
         "NO_PROXY": "127.0.0.1",
@@ -39,7 +39,7 @@ def test_without_a_base_url_the_proxy_is_a_regular_one(environment: dict[str, st
     made = plan(Arguments(), NO_SETTINGS, environment)
     assert made.mode == "regular"
     assert not made.is_reverse
-    assert made.options == ("flow_detail=0", r"allow_hosts=^api\.anthropic\.com:443$")
+    assert made.options == (r"allow_hosts=^api\.anthropic\.com:443$", "flow_detail=0")
     assert made.variables(9) == {
         "HTTPS_PROXY": PROXY,
         "https_proxy": PROXY,
@@ -68,9 +68,9 @@ def test_a_gateway_behind_a_proxy_of_the_users() -> None:
     made = planned(ANTHROPIC_BASE_URL="http://gateway.test/x", HTTPS_PROXY="u%20:p@corporate.test")
     assert made.mode == "upstream:http://corporate.test"
     assert made.options == (
-        "flow_detail=0",
         r"allow_hosts=^gateway\.test:80$",
         "upstream_auth=u :p",
+        "flow_detail=0",
     )
     assert made.variables(9)["HTTP_PROXY"] == made.variables(9)["https_proxy"] == PROXY
     assert "ANTHROPIC_BASE_URL" not in made.environment
@@ -93,7 +93,15 @@ def test_no_proxy_excepts_hosts_and_keeps_what_it_has(
 ) -> None:
     made = planned(ANTHROPIC_BASE_URL=base_url, HTTPS_PROXY=CORPORATE, NO_PROXY=excepted)
     assert made.is_reverse is is_excepted
-    assert made.variables(9)["no_proxy"] == ",".join(filter(None, (excepted, "127.0.0.1")))
+    entries = excepted.replace(",", " ").split()
+    assert made.variables(9)["no_proxy"] == ",".join((*entries, "127.0.0.1"))
+
+
+@pytest.mark.parametrize("entry", ["*", ".anthropic.com", "api.anthropic.com:443"])
+def test_claude_code_does_not_go_past_a_regular_proxy(entry: str) -> None:
+    made = plan(Arguments(), NO_SETTINGS, {"no_proxy": f"a {entry},b", "https_proxy": CORPORATE})
+    assert made.mode == "regular"
+    assert made.variables(9)["NO_PROXY"] == "a,b,127.0.0.1"
 
 
 @pytest.mark.parametrize(
