@@ -19,7 +19,7 @@ from prompt_cache_key.launcher.proxy_process import ProxyProcess
 from prompt_cache_key.launcher.task import Task, write_private
 
 _TRUSTED = "ssl_verify_upstream_trusted_ca"
-_SCRIPT = Path(__file__).with_name("proxy_script.py")
+_SCRIPT = Path(__file__).parents[1] / "script.py"
 
 
 def launch(given: Sequence[str], process: Mapping[str, str]) -> int | str:

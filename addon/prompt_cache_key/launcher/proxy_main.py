@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 from mitmproxy import ctx
+from mitmproxy.options import Options
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
-from mitmproxy.tools.main import mitmdump
+from mitmproxy.tools import cmdline
+from mitmproxy.tools.dump import DumpMaster
+from mitmproxy.tools.main import run
 from mitmproxy.utils import human
 
 from prompt_cache_key.hooks import PromptCacheKey
@@ -38,9 +41,9 @@ class Problems(logging.Handler):
 class Supervised:
     """The addon of a proxy that a launcher has started: says where it listens, sums up, ends."""
 
-    def __init__(self, addon: PromptCacheKey, task: Task) -> None:
-        self._addon = addon
+    def __init__(self, task: Task, problems: Problems) -> None:
         self._task = task
+        self._problems = problems
         self._has_started = False
         self._unreachable = ""
 
@@ -50,8 +53,9 @@ class Supervised:
         given = {argument.partition("=")[0] for argument in self._task.arguments}
         for name in given.intersection(ctx.options.deferred):
             log(logging.ERROR, f"unknown option {text(name)}")  # mitmproxy ends for an error
-        # mitmproxy makes its certificate in a `running` hook too, which comes after this one.
-        ctx.master.event_loop.call_soon(self._tell_port)
+        # All other addons have run by now.
+        if not self._problems.first_error:
+            self._tell_port()
 
     def server_connect_error(self, data: ServerConnectionHookData) -> None:
         """Keep why a connection failed."""
@@ -62,12 +66,13 @@ class Supervised:
         """Write the report, and tell the launcher the summary."""
         if not self._has_started:
             return
-        state = self._addon.state
+        addon: PromptCacheKey = ctx.master.addons.get(PromptCacheKey.__name__.lower())
+        state = addon.state
         sums, skipped = state.sessions.total, state.skipped.total()
         is_stable = self._task.is_stable
         lines = [*summary(sums, skipped, unreachable=self._unreachable, is_stable=is_stable)]
-        if problems.warnings:
-            lines.append(f"{problems.warnings} warning{'s'[: problems.warnings != 1]} in the log")
+        if warnings := self._problems.warnings:
+            lines.append(f"{warnings} warning{'s'[: warnings != 1]} in the log")
         if sums.requests:
             try:
                 report = report_of("Claude Code", state.recent(), prices=load())
@@ -79,8 +84,6 @@ class Supervised:
         self._task.tell(lines)
 
     def _tell_port(self) -> None:
-        if problems.first_error:
-            return
         self._has_started = True
         servers = ctx.master.addons.get("proxyserver").servers
         (server,) = (each for each in servers if each.mode.full_spec == self._task.mode)
@@ -95,22 +98,20 @@ class Supervised:
         ctx.master.shutdown()
 
 
-problems = Problems()
-"""What this process has logged of errors and warnings."""
-
-task: Task | None = None
-"""The task of this process; None where no launcher has started it."""
-
-
 def main() -> None:
     """Run mitmdump for the task on standard input."""
-    global task  # noqa: PLW0603  # mitmproxy runs proxy_script.py, and passes it nothing
     task = Task(**json.load(sys.stdin))
     sys.argv[0] = "mitmdump"  # the name in its messages
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is the log file
-    logging.getLogger().addHandler(problems)
+    logging.getLogger().addHandler(problems := Problems())
+
+    def make(options: Options) -> DumpMaster:
+        master = DumpMaster(options)
+        master.addons.add(Supervised(task, problems))
+        return master
+
     try:
-        mitmdump(task.arguments)
+        run(make, cmdline.mitmdump, task.arguments)  # type: ignore[arg-type]  # called like a class
     except SystemExit:
         task.tell([problems.first_error])
         raise

@@ -13,6 +13,7 @@ import pytest
 from mitmproxy.connection import Server
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.test.tflow import tflow
+from mitmproxy.tools import cmdline
 from prompt_cache_key.launcher import proxy_main
 from prompt_cache_key.launcher.proxy_main import Problems, Supervised
 from prompt_cache_key.launcher.task import Task
@@ -39,10 +40,10 @@ class Launcher:
             to_launcher=self.write,
             life=self.their_life,
         )
-        self.addon = Supervised(context.addon, self.task)
+        self.problems = Problems()
+        self.addon = Supervised(self.task, self.problems)
         self._context = context
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(proxy_main, "problems", Problems())
         proxyserver: Any = context.master.addons.get("proxyserver")
         proxyserver.servers = [
             SimpleNamespace(
@@ -58,7 +59,6 @@ class Launcher:
         self._monkeypatch.setattr(self._context.master, "event_loop", asyncio.get_running_loop())
         self._monkeypatch.setattr(self._context.master, "shutdown", ended.set)
         self.addon.running()
-        await asyncio.sleep(0)
         return ended
 
     def heard(self) -> list[str]:
@@ -99,8 +99,7 @@ def test_it_says_where_it_listens_and_ends_with_life(launcher: Launcher, tmp_pat
 
 
 def test_nothing_is_said_of_a_start_that_failed(launcher: Launcher) -> None:
-    """Mitmproxy ends by itself, after its hooks `running` and `done`."""
-    proxy_main.problems.handle(logging.makeLogRecord({"levelno": logging.ERROR, "msg": "no port"}))
+    launcher.problems.handle(logging.makeLogRecord({"levelno": logging.ERROR, "msg": "no port"}))
     asyncio.run(launcher.start())
     launcher.addon.done()
     launcher.task.tell(["the end"])
@@ -132,7 +131,7 @@ def test_a_gateway_that_cannot_be_reached(running: Launcher) -> None:
 
 def test_warnings_are_counted(running: Launcher) -> None:
     for _ in range(2):
-        proxy_main.problems.handle(logging.makeLogRecord({"levelno": logging.WARNING}))
+        running.problems.handle(logging.makeLogRecord({"levelno": logging.WARNING}))
     running.addon.done()
     assert running.heard()[1] == "2 warnings in the log"
 
@@ -161,7 +160,7 @@ def started(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lau
     monkeypatch.setattr(sys, "stdin", io.StringIO(given))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.setattr(sys, "argv", ["-c"])
-    monkeypatch.setattr(proxy_main, "task", None)
+    monkeypatch.setattr(proxy_main, "DumpMaster", lambda _: SimpleNamespace(addons=set()))
     handlers = [*logging.getLogger().handlers]
     yield launcher
     logging.getLogger().handlers = handlers
@@ -171,27 +170,26 @@ def test_main_runs_mitmdump_for_the_task(
     started: Launcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[Any] = []
-    monkeypatch.setattr(
-        proxy_main,
-        "mitmdump",
-        lambda arguments: ran.append((arguments, proxy_main.task, sys.argv[0])),
-    )
+    monkeypatch.setattr(proxy_main, "run", lambda *arguments: ran.append((*arguments, sys.argv[0])))
     proxy_main.main()
-    ((arguments, task, name),) = ran
-    assert (arguments, name) == (["--mode", MODE], "mitmdump")
-    assert task == started.task._replace(arguments=arguments)
+    ((make, parser, arguments, name),) = ran
+    assert (parser, arguments, name) == (cmdline.mitmdump, ["--mode", MODE], "mitmdump")
+    (addon,) = make(None).addons
+    addon.done()
+    started.task.tell(["nothing else"])
+    assert started.heard() == ["nothing else"]
     assert sys.stdout.line_buffering
 
 
 def test_main_tells_the_launcher_the_first_error(
     started: Launcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: list[str]) -> None:
+    def fail(*_: object) -> None:
         logging.getLogger("any").error("bad %s", "option")
         logging.getLogger("any").error("and more")
         sys.exit(1)
 
-    monkeypatch.setattr(proxy_main, "mitmdump", fail)
+    monkeypatch.setattr(proxy_main, "run", fail)
     with pytest.raises(SystemExit):
         proxy_main.main()
     assert started.heard() == ["bad option"]
