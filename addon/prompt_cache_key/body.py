@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public, unlisted by typeshed
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ for 60 ms at the most within them. Claude Code's bodies have a mark every 55 byt
 has one every 12."""
 
 _MAX_DIGITS = 4300
+_MAX_REST = 4096
 _MAX_PROBES = 100
 """Members of one name that are looked at; tools of Claude Code have none of the name `stream`."""
 
@@ -79,8 +80,9 @@ class Body:
         """
         at = self.raw.rfind(b',"metadata":')
         if at >= 0:
+            rest = self.raw[at + 1 :]
             with suppress(ValueError):
-                return load(b"{" + self.raw[at + 1 :])["metadata"]
+                return _first_of(rest) if len(rest) <= _MAX_REST else _first_of.__wrapped__(rest)
         return self.whole.get("metadata") if self.has("metadata") else None
 
     @cached_property
@@ -158,6 +160,12 @@ def reading() -> Iterator[None]:
         raise ValueError("the body nests too deep") from None
     except ValueError:
         raise ValueError("the body is not JSON in UTF-8") from None
+
+
+@lru_cache(maxsize=256)  # a session sends the same with each request
+def _first_of(rest: bytes) -> Any:
+    """Return the value of `metadata`, which the rest of an object begins with."""
+    return load(b"{" + rest)["metadata"]
 
 
 def load(raw: bytes) -> dict[str, Any]:

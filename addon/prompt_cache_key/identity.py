@@ -44,6 +44,7 @@ _TEXT = re.compile(f"user_([0-9a-f]{{64}})_account_({_UUID}|)_session_({_UUID})"
 _JSON = re.compile(
     rf'\{{"device_id":"[0-9a-f]{{64}}","account_uuid":"(?:{_UUID}|)","session_id":"{_UUID}"\}}'
 )
+_JSON_ID = json.JSONDecoder(parse_int=float)  # int() refuses over 4300 digits
 _DEVICE = re.compile("[0-9a-f]{64}")
 _ACCOUNT = re.compile(f"{_UUID}|")
 _SESSION = re.compile(_UUID)
@@ -193,7 +194,7 @@ def _object(value: Any) -> dict[str, Any]:
     """Return an object, or the object that a short JSON text is; an empty one for all else."""
     if isinstance(value, str) and value.startswith("{") and len(value) <= MAX_USER_ID:
         try:
-            value = json.loads(value, parse_int=float)  # int() refuses over 4300 digits
+            value = _JSON_ID.decode(value)
         except (ValueError, RecursionError):
             return {}
     return value if isinstance(value, dict) else {}

@@ -91,7 +91,8 @@ class Injector:
     def begin(self, flow: http.HTTPFlow, ours: RequestInFlight) -> None:
         """Set the headers of a request whose body is about to be sent, count it and log it."""
         state, identity = self.state, ours.identity
-        flow.request.headers.update(ours.headers)
+        if ours.headers:
+            flow.request.headers.update(ours.headers)
         state.in_flight[flow] = ours
         if not ours.origin and identity.session != UNKNOWN_SESSION:
             state.bridge.add(

@@ -31,8 +31,13 @@ def log(level: int, message: str, client: Any = None) -> None:
 
     Never raises: another script's log handler may, and that must not cost a request.
     """
+    if not _logger.isEnabledFor(level):
+        return
     with suppress(Exception):
-        _logger.log(level, "[prompt-cache] %s", message, extra={"client": client})
+        # As `_logger.log` does, but for the search of its caller, which takes half of its time.
+        args = "[prompt-cache] %s", (message,), None
+        extra = {"client": client}
+        _logger.handle(_logger.makeRecord(LOGGER, level, __file__, 0, *args, extra=extra))
 
 
 @lru_cache(maxsize=1024)

@@ -122,7 +122,10 @@ class _Pace:
 
 @dataclass(eq=False)
 class _Request:
-    """A request that waits, or has gone; its body is read when a call is compared with it."""
+    """A request that waits, or has gone; its body is read when a call is compared with it.
+
+    `gone_at` and `size`, in bytes, are set when it goes.
+    """
 
     name: Hashable
     identity: Identity
@@ -132,6 +135,7 @@ class _Request:
     get_body: Callable[[], bytes]
     calls: int = 0
     gone_at: float = 0.0
+    size: int = 0
     _ids: list[str] = field(default_factory=list)
     _prompt: Prompt | None = None
     _is_read: bool = False
@@ -194,10 +198,11 @@ class WaitingRequests:
         body = gone.get_body()
         if 0 < len(body) <= MAX_BYTES:
             # A copy without its name: that is a flow, whose response may have many megabytes.
-            now = self._clock()
-            self._gone.append(replace(gone, name=None, get_body=lambda: body, gone_at=now))
+            gone = replace(gone, name=None, get_body=lambda: body)
+            gone.gone_at, gone.size = self._clock(), len(body)
+            self._gone.append(gone)
         del self._gone[:-MAX_GONE]
-        while sum(len(each.get_body()) for each in self._gone) > MAX_GONE_BYTES:
+        while sum(each.size for each in self._gone) > MAX_GONE_BYTES:
             del self._gone[0]
 
     async def find(

@@ -50,8 +50,7 @@ class Recent:
     def add(self, request: FinishedRequest) -> None:
         """Add a finished request; its texts are cut and its body is dropped."""
         miss = request.miss and request.miss._replace(**_cut(request.miss))
-        request = request._replace(**_cut(request))
-        self._requests.append(request._replace(miss=miss, body=b""))
+        self._requests.append(request._replace(**_cut(request) | {"miss": miss, "body": b""}))
 
     def __call__(self) -> list[FinishedRequest]:
         """Return the requests so far, in the order in which they ended."""

@@ -157,7 +157,8 @@ class _Recent(Generic[_Value]):
         self._values: OrderedDict[Hashable, _Value] = OrderedDict()
 
     def get(self, name: Hashable) -> _Value:
-        value = self._values.setdefault(name, self._make())
+        if (value := self._values.get(name)) is None:
+            value = self._values[name] = self._make()
         self._values.move_to_end(name)
         if len(self._values) > MAX_SIZE:
             self._values.popitem(last=False)
