@@ -96,7 +96,7 @@ class Launched:
         return path.read_text()
 
     def settings(self) -> list[Path]:
-        return [*(self._folder / "tmp").glob("*/settings.json")]
+        return [*(self._folder / "tmp").glob("*/*/settings.json")]
 
 
 Launch = Callable[..., Launched]
@@ -197,7 +197,7 @@ def test_where_the_settings_say(launch: Launch, tmp_path: Path) -> None:
 def test_the_page_is_there_while_the_gateway_is_down(launch: Launch) -> None:
     run = """
 import re
-log = open(os.path.join(os.path.dirname(settings["path"]), "log")).read()
+log = open(os.path.join(os.path.dirname(settings["path"]), "../log")).read()
 (url,) = re.findall("live page: ([^ ;]*)", log)
 say(status=urllib.request.urlopen(url).status)
 """

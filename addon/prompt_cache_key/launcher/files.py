@@ -1,45 +1,41 @@
-"""The files of one run: log and report, which stay, and what Claude Code and proxy read."""
+"""The folder of one run: log and report, which stay, and what Claude Code and the proxy read."""
 
+import os
+import shutil
 import ssl
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Self
 
 import certifi
 
+LOG = "log"
+REPORT = "report.html"
+TEMPORARY = "temporary"
+"""The folder in the folder, with Claude Code's settings and certificates."""
 
-class Files(NamedTuple):
-    """The files of one run; a context manager that removes those of no further use."""
 
-    log: Path
-    report: Path
-    settings: Path
-    """Claude Code's settings."""
-    accepted: Path
-    """Certificates that Claude Code accepts."""
-    trusted: Path
-    """Certificates that the proxy accepts."""
+@contextmanager
+def new_folder() -> Iterator[Path]:
+    """Make the folder of a run, which only its owner can enter; remove TEMPORARY at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="claude-prompt-cache-"))
+    (folder / TEMPORARY).mkdir()
+    try:
+        yield folder
+    finally:
+        remove_temporary(folder)
 
-    @classmethod
-    def make(cls) -> Self:
-        """Make a new folder, which only its owner can enter."""
-        folder = Path(tempfile.mkdtemp(prefix="claude-prompt-cache-"))
-        names = "log", "report.html", "settings.json", "accepted.pem", "trusted.pem"
-        return cls(*(folder / name for name in names))
 
-    def __enter__(self) -> Self:
-        return self
+def remove_temporary(folder: Path) -> None:
+    """Remove what is of no use after a run."""
+    shutil.rmtree(folder / TEMPORARY, ignore_errors=True)
 
-    def __exit__(self, *_: object) -> None:
-        for path in self.temporary:
-            path.unlink(missing_ok=True)
 
-    @property
-    def temporary(self) -> tuple[Path, ...]:
-        """What is of no use after the run."""
-        return self.settings, self.accepted, self.trusted
+def write_private(path: Path, content: bytes) -> None:
+    """Write a new file that only its owner can read."""
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+        file.write(content)
 
 
 def authorities(extra: str) -> list[str]:

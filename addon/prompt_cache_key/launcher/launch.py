@@ -13,10 +13,17 @@ from typing import NoReturn
 from prompt_cache_key.launcher import LaunchError, client
 from prompt_cache_key.launcher.arguments import Arguments, parse, reason_without_proxy
 from prompt_cache_key.launcher.claude_settings import ClaudeSettings, read_settings
-from prompt_cache_key.launcher.files import Files, authorities, write_bundle
+from prompt_cache_key.launcher.files import (
+    LOG,
+    TEMPORARY,
+    authorities,
+    new_folder,
+    write_bundle,
+    write_private,
+)
 from prompt_cache_key.launcher.plan import CERTIFICATES, HOST, Plan, plan
 from prompt_cache_key.launcher.proxy_process import ProxyProcess
-from prompt_cache_key.launcher.task import Task, write_private
+from prompt_cache_key.launcher.task import Task
 
 _TRUSTED = "ssl_verify_upstream_trusted_ca"
 _SCRIPT = Path(__file__).parents[1] / "script.py"
@@ -53,35 +60,37 @@ def _run(
     for number in client.PASSED_ON:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _exit)
-    with Files.make() as files:
-        proxy = ProxyProcess(files.log)
-        status = None
+    with new_folder() as folder:
+        log, temporary = folder / LOG, folder / TEMPORARY
+        proxy = ProxyProcess(log)
         try:
-            ready = proxy.start(_task(plan_, arguments, files, extra))
+            ready = proxy.start(_task(plan_, arguments, folder, extra))
             variables = plan_.variables(ready.port)
             if not plan_.is_reverse:
-                variables[CERTIFICATES] = write_bundle(files.accepted, [ready.certificate, extra])
-            write_private(files.settings, json.dumps(settings.merged(variables)).encode())
-            command = [program, "--settings", str(files.settings), *plan_.claude]
+                accepted = [ready.certificate, extra]
+                variables[CERTIFICATES] = write_bundle(temporary / "accepted.pem", accepted)
+            path = temporary / "settings.json"
+            write_private(path, json.dumps(settings.merged(variables)).encode())
+            command = [program, "--settings", str(path), *plan_.claude]
             status = client.run(command, {**process, **variables}, proxy.life)
         finally:
             lines = proxy.end()
-        _say([*lines, f"log: {files.log}"])
+        _say([*lines, f"log: {log}"])
         return status
 
 
-def _task(plan_: Plan, arguments: Arguments, files: Files, extra: str) -> Task:
+def _task(plan_: Plan, arguments: Arguments, folder: Path, extra: str) -> Task:
     mode = f"{plan_.mode}@{HOST}:0"
     options = plan_.options
     if not any(option.startswith(f"{_TRUSTED}=") for option in options):
-        options = (f"{_TRUSTED}={write_bundle(files.trusted, authorities(extra))}", *options)
+        trusted = write_bundle(folder / TEMPORARY / "trusted.pem", authorities(extra))
+        options = (f"{_TRUSTED}={trusted}", *options)
     mitmdump = ["--listen-host", HOST, "-s", str(_SCRIPT)]
     for each in (mode, *arguments.modes):
         mitmdump += ["--mode", each]
     for each in options:
         mitmdump += ["--set", each]
-    temporary = [str(path) for path in files.temporary]
-    return Task(mitmdump, mode, str(files.report), temporary, arguments.is_stable)
+    return Task(mitmdump, mode, str(folder), arguments.is_stable)
 
 
 def _error(message: str) -> str:

@@ -14,8 +14,9 @@ from mitmproxy.tools.main import run
 from mitmproxy.utils import human
 
 from prompt_cache_key.hooks import PromptCacheKey
+from prompt_cache_key.launcher.files import REPORT, remove_temporary, write_private
 from prompt_cache_key.launcher.summary import summary
-from prompt_cache_key.launcher.task import Ready, Task, write_private
+from prompt_cache_key.launcher.task import Ready, Task
 from prompt_cache_key.log import log, text
 from prompt_cache_key.report.page import page
 from prompt_cache_key.stats.money import load
@@ -77,8 +78,8 @@ class Supervised:
             try:
                 report = report_of("Claude Code", state.recent(), prices=load())
                 content = page(report).encode(errors="replace")
-                write_private(Path(self._task.report), content)
-                lines.append(f"report: {self._task.report}")
+                write_private(path := Path(self._task.folder) / REPORT, content)
+                lines.append(f"report: {path}")
             except OSError as e:
                 lines.append(f"no report: {e}")
         self._task.tell(lines)
@@ -93,8 +94,7 @@ class Supervised:
 
     def _end(self) -> None:
         ctx.master.event_loop.remove_reader(self._task.life)
-        for path in self._task.temporary:
-            Path(path).unlink(missing_ok=True)
+        remove_temporary(Path(self._task.folder))  # the launcher may have been killed
         ctx.master.shutdown()
 
 

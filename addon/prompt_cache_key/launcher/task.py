@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 
@@ -14,10 +13,8 @@ class Task(NamedTuple):
     """mitmdump's arguments."""
     mode: str
     """The mode of the listener that Claude Code uses."""
-    report: str
-    """The file of the report."""
-    temporary: list[str]
-    """Files that the proxy removes, where the launcher was killed before it could."""
+    folder: str
+    """The folder of the run."""
     is_stable: bool
     """Whether Claude Code runs with `--stable`."""
     to_launcher: int = -1
@@ -38,9 +35,3 @@ class Ready(NamedTuple):
     """The port that Claude Code uses."""
     certificate: str
     """The file of mitmproxy's certificate."""
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a new file that only its owner can read."""
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(content)

@@ -1,17 +1,31 @@
 from pathlib import Path
 
-from prompt_cache_key.launcher.files import Files, authorities, write_bundle
+import pytest
+from prompt_cache_key.launcher.files import (
+    TEMPORARY,
+    authorities,
+    new_folder,
+    write_bundle,
+    write_private,
+)
 
 
-def test_log_and_report_stay() -> None:
-    with Files.make() as files:
-        assert files.log.parent.stat().st_mode & 0o777 == 0o700
-        for path in files[:-1]:
-            path.touch()
-    assert {path.name for path in files.log.parent.iterdir()} == {"log", "report.html"}
-    for path in (files.log, files.report):
-        path.unlink()
-    files.log.parent.rmdir()
+def test_log_and_report_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with new_folder() as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        (folder / "log").touch()
+        (folder / TEMPORARY / "settings.json").touch()
+    assert [path.name for path in folder.iterdir()] == ["log"]
+
+
+def test_a_private_file_is_new_and_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_private(path, b"secret")
+    assert path.read_bytes() == b"secret"
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(FileExistsError):
+        write_private(path, b"")
 
 
 def test_a_bundle_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from mitmproxy.test.tflow import tflow
 from mitmproxy.tools import cmdline
 from prompt_cache_key.launcher import proxy_main
+from prompt_cache_key.launcher.files import REPORT, TEMPORARY
 from prompt_cache_key.launcher.proxy_main import Problems, Supervised
 from prompt_cache_key.launcher.task import Task
 from unit.context import Context, usage
@@ -28,14 +29,13 @@ class Launcher:
     def __init__(self, context: Context, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._read, self.write = os.pipe()
         self.their_life, self.life = os.pipe()
-        self.report = folder / "report.html"
-        self.settings = folder / "settings.json"
-        self.settings.touch()
+        self.report = folder / REPORT
+        self.temporary = folder / TEMPORARY
+        self.temporary.mkdir()
         self.task = Task(
             ["--set", "listen_port=0", "--set", "prompt_cache_nonsense=1"],
             MODE,
-            str(self.report),
-            [str(self.settings), str(folder / "missing")],
+            str(folder),
             is_stable=False,
             to_launcher=self.write,
             life=self.their_life,
@@ -95,7 +95,7 @@ def test_it_says_where_it_listens_and_ends_with_life(launcher: Launcher, tmp_pat
         await ended.wait()
 
     asyncio.run(live())
-    assert not launcher.settings.exists()
+    assert not launcher.temporary.exists()
 
 
 def test_nothing_is_said_of_a_start_that_failed(launcher: Launcher) -> None:

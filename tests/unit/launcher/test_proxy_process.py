@@ -7,7 +7,7 @@ from prompt_cache_key.launcher import LaunchError, proxy_process
 from prompt_cache_key.launcher.proxy_process import ProxyProcess
 from prompt_cache_key.launcher.task import Ready, Task
 
-TASK = Task(["--mode", "regular"], "regular", "report", [], is_stable=False)
+TASK = Task(["--mode", "regular"], "regular", "folder", is_stable=False)
 
 # A proxy at its simplest: says it listens, waits for the end of life, and sums up.
 PROXY = """
