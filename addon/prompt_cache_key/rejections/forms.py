@@ -172,6 +172,7 @@ _TYPES = {
     "value_error.extra": _EXTRA,  # pydantic 1
     "missing": "",
 }
+_CONTENT = re.compile(r"(?:messages|input|instructions|prompt|system|tools)\b")
 _JSON = json.JSONDecoder(strict=False)
 _EVENTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:event|data|id|retry)?:")
 _ERROR = re.compile(rb'"(?:error|response\.failed)"')
@@ -273,10 +274,13 @@ def _search(errors: Iterable[Any], field: str) -> str:
 
 
 def _words(error: dict[str, Any]) -> Iterator[Any]:
-    """Yield the values of a structure that are words of whoever wrote it."""
-    place = error.get("path")
-    if isinstance(place, list) and place not in ([], ["body"]):
-        return  # zod: it is about something inside the request
+    """Yield the values of a structure that are words of whoever wrote it.
+
+    An error about what a user may have written has none, nor has a message of a conversation.
+    """
+    param = error.get("param")
+    if _place(error) or "role" in error or (isinstance(param, str) and _CONTENT.match(param)):
+        return
     for name in _WORDS:
         if name in error:
             yield error[name]
@@ -303,18 +307,24 @@ def _param(error: dict[str, Any], field: str) -> str:
 
 
 def _loc(error: dict[str, Any], field: str) -> str:
-    """Return the form of an error of pydantic's that names the field at the top of the request.
+    """Return the form of an error of pydantic's that names the field at the top of the request."""
+    kind = error.get("type")
+    if "loc" not in error or _place(error)[:1] != [field]:
+        return ""
+    return _TYPES.get(kind if isinstance(kind, str) else "", "named in loc")
+
+
+def _place(error: dict[str, Any]) -> list[str]:
+    """Return where in the request an error is by pydantic or zod, from the top of the request.
 
     Before it may stand "body" and the names of models; a name of another field or an index means
     that it is somewhere in what a user may have written.
     """
-    loc, kind = error.get("loc"), error.get("type")
-    names = [str(name) for name in loc[:8]] if isinstance(loc, list) else []
+    place = error.get("loc", error.get("path"))
+    names = [str(name) for name in place[:8]] if isinstance(place, list) else []
     while names and (names[0] == "body" or names[0][:1].isupper()):
         del names[0]
-    if names[:1] != [field]:
-        return ""
-    return _TYPES.get(kind if isinstance(kind, str) else "", "named in loc")
+    return names
 
 
 @lru_cache(maxsize=8)

@@ -44,7 +44,8 @@ def _one_of(words: str) -> str:
 
 # Not a class whose errors are about what a user, a model or a tool has written.
 _NOT_OF_TEXT = (
-    r"(?!\w{0,60}(?:content|guardrail|moderation|policy|safety|tool|function|prompt|parse))"
+    r"(?!\w{0,60}(?:content|guardrail|moderation|policy|safety|block|flag|tool|function|mcp|search"
+    r"|prompt|parse))"
 )
 
 # What stands before an upstream's message.
@@ -66,7 +67,8 @@ _OPENER = re.compile(
         (?:[ ](?:bad[ ]request|unprocessable[ ](?:entity|content)|service[ ]unavailable
         |bad[ ]gateway|internal[ ]server[ ]error))? (?:[ ]-|[:,])? \s )
     # a tag: "[provider/model] ", "[invalid_request_error] "
-  | (?: \[[^\[\]{{}}"'\n]{{1,120}}\] (?:[ ]-|:)? \s )
+  | (?: \[(?!(?:user|human|assistant|system|tool|inst|input|prompt|quote)\])[\w./:@+-]{{1,120}}\]
+        (?:[ ]-|:)? \s )
     # an error's type: "invalid_request_error: "
   | (?: \w{{1,40}}_error (?:[ ]-|:) \s )
     # boto3

@@ -21,6 +21,8 @@ from prompt_cache_key.rejections.wrappers import MAX_LAYERS, unwrapped
         ("Your input was flagged: no", "Your input was flagged: no"),
         ("Tool error: no", "Tool error: no"),
         ("GuardrailError: no", "GuardrailError: no"),
+        ("litellm.BlockedInputException - no", "litellm.BlockedInputException - no"),
+        ("MCPError: no", "MCPError: no"),
         ("no (said the user)", "no (said the user)"),
         ('"no"', '"no"'),
     ],
