@@ -226,6 +226,9 @@ class RedisStore:
             pipe.eval(_SCRIPT, 1, stored_name(offer.name), offer.mapping.key, offer.ttl, *flags)
         # Raised in there, an error would be hidden behind the text of the script.
         replies: list[Any] = await pipe.execute(raise_on_error=False)
+        if any(isinstance(reply, Exception) for reply in replies):
+            # The host may be another one by now, as after a failover.
+            await self._client.aclose()
         return replies
 
     def _take(self, offer: _Offer, reply: Any) -> None:

@@ -2,19 +2,17 @@
 
 import asyncio
 import functools
-import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from threading import Thread
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import redis
 from fakeredis import TcpFakeServer
 from lib import ADDON, LOOPBACK, TIMEOUT, free_port
-from lib.tls import tls_context
 from mitmproxy.utils.asyncio_utils import set_eager_task_factory
 from prompt_cache_key.keys import Keys, Name
 from prompt_cache_key.redis_store import PAUSE, RedisStore, client, stored_name, without_secrets
@@ -28,14 +26,14 @@ Log = Callable[[], list[str]]
 
 
 def in_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run a test in an event loop such as mitmproxy's; a test that hangs fails."""
+    """Run a test in an event loop such as mitmproxy's, with the line; a test that hangs fails."""
 
-    async def limited(*args: Any, **kwargs: Any) -> None:
+    async def limited(line: "Line", **kwargs: Any) -> None:
         with set_eager_task_factory():
-            async with asyncio.timeout(TIMEOUT):
-                await test(*args, **kwargs)
+            async with asyncio.timeout(TIMEOUT), line:
+                await test(line=line, **kwargs)
 
-    return functools.wraps(test)(lambda *args, **kwargs: asyncio.run(limited(*args, **kwargs)))
+    return functools.wraps(test)(lambda **kwargs: asyncio.run(limited(**kwargs)))
 
 
 @contextmanager
@@ -47,52 +45,46 @@ def fake_server() -> Iterator[int]:
 
 
 @contextmanager
-def redis_server(folder: str) -> Iterator[int]:
+def redis_server() -> Iterator[int]:
     port = free_port()
-    options = ["--port", str(port), "--bind", LOOPBACK, "--save", "", "--dir", folder]
-    with subprocess.Popen(["redis-server", *options], stdout=subprocess.PIPE) as process:
+    command = ["redis-server", "--port", str(port), "--bind", LOOPBACK, "--save", ""]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout
         assert any(b"Ready to accept connections" in line for line in process.stdout)
         yield port
         process.terminate()
 
 
-@pytest.fixture(scope="module", params=["fake", pytest.param("real", marks=pytest.mark.client)])
-def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    is_real = request.param == "real"
-    with redis_server(str(tmp_path_factory.mktemp("redis"))) if is_real else fake_server() as found:
+SERVERS = [fake_server, pytest.param(redis_server, marks=pytest.mark.client)]
+
+
+@pytest.fixture(scope="module", params=SERVERS, ids=["fake", "real"])
+def port(request: pytest.FixtureRequest) -> Iterator[int]:
+    with request.param() as found:
         yield found
 
 
-@pytest.fixture
-def server(port: int) -> Iterator[Any]:
-    """Return a client of the server, which is empty at first."""
-    with redis.Redis(LOOPBACK, port, protocol=2, decode_responses=True) as direct:
-        direct.flushall()
-        yield direct
-
-
 class Line:
-    """The way to a server, as a context manager.
+    """The way to a server, which is empty at first; `server` goes to it directly.
 
     `asked` counts the pieces that clients send. While `open` is not set nothing passes. If `answer`
-    is set it replaces the server's answers that begin with `replaced`, and ends the connection.
+    is set it replaces the server's answers that begin with `replaced`; the connection is closed
+    then, unless it is an error.
     """
 
-    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
-        self.connections = self.ended = self.asked = 0
+    def __init__(self, server: Any, port: int) -> None:
+        self.server = server
+        self.connections = self.closed = self.asked = 0
         self.answer: bytes | None = None
         self.replaced = b""
         self.open = asyncio.Event()
         self.open.set()
-        self._port, self._tls = port, tls
+        self._port = port
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_server(self._serve, LOOPBACK, 0, ssl=self._tls)
-        port = self._listener.sockets[0].getsockname()[1]
-        self.url = f"{'rediss' if self._tls else 'redis'}://{LOOPBACK}:{port}"
-        return self
+    async def __aenter__(self) -> None:
+        self._listener = await asyncio.start_server(self._serve, LOOPBACK, 0)
+        self.url = f"redis://{LOOPBACK}:{self._listener.sockets[0].getsockname()[1]}"
 
     async def __aexit__(self, *_: object) -> None:
         self._listener.close()
@@ -107,7 +99,7 @@ class Line:
         reader, writer = await asyncio.open_connection(LOOPBACK, self._port)
         self._writers += answers, writer
         await asyncio.gather(self._ask(asks, writer), self._answer(reader, answers))
-        self.ended += 1
+        self.closed += 1
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -121,11 +113,20 @@ class Line:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
                 await self.open.wait()
-                is_replaced = self.answer is not None and data.startswith(self.replaced)
-                writer.write(self.answer or b"" if is_replaced else data)
-                if is_replaced:
+                if self.answer is None or not data.startswith(self.replaced):
+                    writer.write(data)
+                    continue
+                writer.write(self.answer)
+                if not self.answer.startswith(b"-"):
                     break
         writer.close()
+
+
+@pytest.fixture
+def line(port: int) -> Iterator[Line]:
+    with redis.Redis(LOOPBACK, port, protocol=2, decode_responses=True) as server:
+        server.flushall()
+        yield Line(server, port)
 
 
 @asynccontextmanager
@@ -137,13 +138,6 @@ async def using(url: str, keys: Keys | None = None) -> AsyncIterator[RedisStore]
     others = asyncio.all_tasks()
     store.close()
     await asyncio.gather(*asyncio.all_tasks() - others)
-
-
-@asynccontextmanager
-async def proxies(port: int) -> AsyncIterator[tuple[RedisStore, RedisStore, Line]]:
-    """Open the stores of two proxies on one line to the server."""
-    async with Line(port) as line, using(line.url) as one, using(line.url) as two:
-        yield one, two, line
 
 
 async def until(is_so: Callable[[], Any]) -> None:
@@ -159,8 +153,8 @@ async def next_line(log: Log, level: str, url: str) -> str:
     """Return the next line, the only one, from where the URL ends."""
     while not (lines := log()):  # noqa: ASYNC110  # only to be seen from outside
         await asyncio.sleep(0)
-    (line,) = lines
-    start, _, rest = line.partition(f" prompt_cache_store {url} ")
+    (logged,) = lines
+    start, _, rest = logged.partition(f" prompt_cache_store {url} ")
     assert start == f"{level} [prompt-cache]"
     return rest
 
@@ -184,7 +178,7 @@ def test_name_is_hashed(name: Name, digest: str) -> None:
     ("url", "expected"),
     [
         ("redis://user:secret@localhost:6379/2", "redis://localhost:6379/2"),
-        ("rediss://:secret@[::1]:6379/?ssl_ca_path=secret", "rediss://[::1]:6379/"),
+        ("rediss://:secret@[::1]:6379/?ssl_ca_certs=secret", "rediss://[::1]:6379/"),
         ("unix://user:secret@/run/redis.sock?password=secret&db=1", "unix:///run/redis.sock"),
     ],
 )
@@ -222,34 +216,34 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @in_loop
-async def test_first_key_is_the_key_of_all_proxies(port: int, server: Any, log: Log) -> None:
-    async with proxies(port) as (one, two, line):
+async def test_first_key_is_the_key_of_all_proxies(line: Line, log: Log) -> None:
+    async with using(line.url) as one, using(line.url) as two:
         answers = await asyncio.gather(*(store.get(NAME, 0) for store in [one, two] * 50))
-        known = server.get(STORED)
+        known = line.server.get(STORED)
         assert {key for key, _ in answers} == {known}
         assert [is_new for _, is_new in answers].count(True) == 1
         asked = line.asked
         first = await asyncio.gather(*(key(one, 0, name) for name in MANY))
         second = await asyncio.gather(*(key(two, 0, name) for name in reversed(MANY)))
-        assert first == second[::-1] == server.mget(map(stored_name, MANY))
+        assert first == second[::-1] == line.server.mget(map(stored_name, MANY))
         assert len(set(first)) == 100
         assert line.asked - asked < 20  # a hundred requests share a few round trips
         assert line.connections == 2
         # A server that was emptied gets the keys again.
-        server.flushall()
+        line.server.flushall()
         assert await one.get(NAME, 1) == (known, False)
-        assert server.get(STORED) == known
+        assert line.server.get(STORED) == known
         assert await two.get(NAME, 2) == (known, False)
     assert log() == []
 
 
 @in_loop
-async def test_request_that_cannot_wait_offers_its_key(port: int, server: Any) -> None:
-    async with proxies(port) as (one, two, _):
+async def test_request_that_cannot_wait_offers_its_key(line: Line) -> None:
+    async with using(line.url) as one, using(line.url) as two:
         first, is_new = one.get_now(NAME, 0)
         assert is_new
         other = await key(one, 0, OTHER)
-        assert await two.get(NAME, 1) == (server.get(STORED), False) == (first, False)
+        assert await two.get(NAME, 1) == (line.server.get(STORED), False) == (first, False)
         # The key of another proxy is known from the next time on.
         two.get_now(OTHER, 2)
         await key(two, 2)
@@ -257,42 +251,42 @@ async def test_request_that_cannot_wait_offers_its_key(port: int, server: Any) -
 
 
 @in_loop
-async def test_each_use_resets_the_ttl(port: int, server: Any) -> None:
-    async with Line(port) as line, using(line.url) as store:
+async def test_each_use_resets_the_ttl(line: Line) -> None:
+    async with using(line.url) as store:
         for _ in range(2):
             await key(store)
-            assert HOUR - TIMEOUT < server.pttl(STORED) / 1000 <= HOUR
-            server.pexpire(STORED, 100_000)
-        server.persist(STORED)
+            assert HOUR - TIMEOUT < line.server.pttl(STORED) / 1000 <= HOUR
+            line.server.pexpire(STORED, 100_000)
+        line.server.persist(STORED)
         await key(store)
-        assert server.ttl(STORED) == -1
+        assert line.server.ttl(STORED) == -1
 
 
 @in_loop
-async def test_fixed_ttl_ends_for_all_proxies_at_once(port: int, server: Any) -> None:
+async def test_fixed_ttl_ends_for_all_proxies_at_once(line: Line) -> None:
     keys = Keys(sliding=False), Keys(sliding=False)
-    async with Line(port) as line, using(line.url, keys[0]) as one, using(line.url, keys[1]) as two:
+    async with using(line.url, keys[0]) as one, using(line.url, keys[1]) as two:
         first = await key(one)
-        server.pexpire(STORED, 100_000)
+        line.server.pexpire(STORED, 100_000)
         for store, known in zip((one, two), keys, strict=True):
             assert await key(store) == first
             assert known.peek(NAME, 100 - TIMEOUT)
             assert not known.peek(NAME, 100)
         # A server that was emptied gets what is left.
-        server.flushall()
+        line.server.flushall()
         assert await key(two, 50) == first
-        assert 0 < server.pttl(STORED) / 1000 <= 50
+        assert 0 < line.server.pttl(STORED) / 1000 <= 50
         # A longer TTL, or none, counts as the proxy's.
         for now, options in ((200, {"ex": 2 * HOUR}), (300 + HOUR, {})):
-            server.set(STORED, "0" * 36, **options)
+            line.server.set(STORED, "0" * 36, **options)
             assert await key(one, now) == "0" * 36
             assert keys[0].peek(NAME, now + HOUR - 1)
             assert not keys[0].peek(NAME, now + HOUR)
 
 
 @in_loop
-async def test_forgotten_name_gets_a_new_key_on_all_proxies(port: int, server: Any) -> None:
-    async with proxies(port) as (one, two, _):
+async def test_forgotten_name_gets_a_new_key_on_all_proxies(line: Line) -> None:
+    async with using(line.url) as one, using(line.url) as two:
         first, other = await key(one), await key(one, name=OTHER)
         assert await key(two) == first
         one.forget([NAME, ("never", "known")], 1)
@@ -301,7 +295,7 @@ async def test_forgotten_name_gets_a_new_key_on_all_proxies(port: int, server: A
         assert not is_new
         assert await two.get(NAME, 2) == (second, False)
         assert await two.get(OTHER, 2) == (other, False)
-        assert server.pttl(STORED) > 0
+        assert line.server.pttl(STORED) > 0
 
 
 # Garbage
@@ -313,18 +307,16 @@ async def test_forgotten_name_gets_a_new_key_on_all_proxies(port: int, server: A
     ids=lambda value: str(value)[:8],
 )
 @in_loop
-async def test_value_that_is_no_key_is_left_alone(
-    port: int, server: Any, log: Log, value: Any
-) -> None:
-    _ = server.hset(STORED, "a", "b") if value is None else server.set(STORED, value)
-    async with proxies(port) as (one, two, line):
+async def test_value_that_is_no_key_is_left_alone(line: Line, log: Log, value: Any) -> None:
+    _ = line.server.hset(STORED, "a", "b") if value is None else line.server.set(STORED, value)
+    async with using(line.url) as one, using(line.url) as two:
         (mine, is_new), (other, _) = await asyncio.gather(one.get(NAME, 0), one.get(OTHER, 0))
         assert is_new
         assert await key(one) == mine
         assert await two.get(OTHER, 1) == (other, False)
         warning = await next_line(log, "WARNING", line.url)
         assert warning == f"has something else than a key in {STORED}"
-        assert server.ttl(STORED) == -1
+        assert line.server.ttl(STORED) == -1
 
 
 @pytest.mark.parametrize("replaced", [b"", b"*"], ids=["login", "keys"])
@@ -342,10 +334,10 @@ async def test_value_that_is_no_key_is_left_alone(
 )
 @in_loop
 async def test_requests_go_on_if_the_server_answers_with_garbage(
-    port: int, log: Log, answer: bytes, replaced: bytes
+    line: Line, log: Log, answer: bytes, replaced: bytes
 ) -> None:
     user = "" if replaced else "us3r:s3cret@"
-    async with Line(port) as line, using(line.url.replace("//", f"//{user}")) as store:
+    async with using(line.url.replace("//", f"//{user}")) as store:
         line.answer, line.replaced = answer, replaced
         first, is_new = await store.get(NAME, 0)
         assert is_new
@@ -360,12 +352,16 @@ async def test_requests_go_on_if_the_server_answers_with_garbage(
 
 
 @in_loop
-async def test_reason_is_the_error_of_the_server(port: int, log: Log) -> None:
-    async with Line(port) as line, using(line.url) as store:
+async def test_reason_is_the_error_of_the_server(line: Line, log: Log) -> None:
+    async with using(line.url) as store:
         line.answer, line.replaced = b"-READONLY You can't write against a replica.\r\n", b"*"
         await key(store)
         why = await next_line(log, "WARNING", line.url)
         assert why.endswith(""": "ReadOnlyError: You can't write against a replica.\"""")
+        line.answer = None
+        await key(store, PAUSE)
+        await next_line(log, "INFO", line.url)
+        assert line.connections == 2  # the host may be another one by now
 
 
 # Outages
@@ -373,37 +369,34 @@ async def test_reason_is_the_error_of_the_server(port: int, log: Log) -> None:
 
 @in_loop
 async def test_one_request_a_second_tries_again_while_the_server_is_away(
-    port: int, log: Log
+    line: Line, log: Log
 ) -> None:
-    async with Line(port) as line:
-        line.answer = b""
-        async with using(line.url) as store:
-            first, is_new = await store.get(NAME, 10)
-            assert is_new
-            tries = line.connections
-            for now in (10 + PAUSE / 2, 10 + PAUSE, 10 + PAUSE, 10 + 1.9 * PAUSE):
-                assert await store.get(NAME, now) == (first, False)
-        assert line.connections == 2 * tries
-        await next_line(log, "WARNING", line.url)
+    line.answer = b""
+    async with using(line.url) as store:
+        first, is_new = await store.get(NAME, 10)
+        assert is_new
+        tries = line.connections
+        for now in (10 + PAUSE / 2, 10 + PAUSE, 10 + PAUSE, 10 + 1.9 * PAUSE):
+            assert await store.get(NAME, now) == (first, False)
+    assert line.connections == 2 * tries
+    await next_line(log, "WARNING", line.url)
 
 
 @in_loop
-async def test_closed_connection_is_made_again_without_a_word(
-    port: int, server: Any, log: Log
-) -> None:
-    async with Line(port) as line, using(line.url) as store:
+async def test_closed_connection_is_made_again_without_a_word(line: Line, log: Log) -> None:
+    async with using(line.url) as store:
         first = await key(store)
         line.cut()
-        assert await key(store) == first == server.get(STORED)
+        assert await key(store) == first == line.server.get(STORED)
         assert line.connections == 2
     assert log() == []
 
 
 @in_loop
 async def test_of_two_keys_made_in_an_outage_the_first_offered_remains(
-    port: int, server: Any, log: Log
+    line: Line, log: Log
 ) -> None:
-    async with proxies(port) as (one, two, line):
+    async with using(line.url) as one, using(line.url) as two:
         shared = await key(one, name=OTHER)
         assert await key(two, name=OTHER) == shared
         line.cut()
@@ -412,23 +405,21 @@ async def test_of_two_keys_made_in_an_outage_the_first_offered_remains(
         assert mine != yours
         assert await key(one, name=OTHER) == await key(two, name=OTHER) == shared
         assert len(log()) == 2
-        server.flushall()
+        line.server.flushall()
         line.answer = None
         for store, known in ((one, mine), (two, yours)):
             assert await key(store, PAUSE) == known
             assert await next_line(log, "INFO", line.url) == "answers again"
         assert await two.get(NAME, 2) == (mine, False)
         assert await two.get(OTHER, 2) == (shared, False)
-        assert server.get(stored_name(OTHER)) == shared
+        assert line.server.get(stored_name(OTHER)) == shared
 
 
 @in_loop
-async def test_only_the_first_request_waits_for_a_server_that_stalls(
-    port: int, server: Any, log: Log
-) -> None:
-    async with Line(port) as line, using(line.url) as store:
+async def test_only_the_first_request_waits_for_a_server_that_stalls(line: Line, log: Log) -> None:
+    async with using(line.url) as store:
         await key(store, name=OTHER)
-        server.set(STORED, first := "0" * 36)
+        line.server.set(STORED, first := "0" * 36)
         line.open.clear()
         store.timeout = 0
         mine, is_new = await store.get(NAME, 0)
@@ -450,8 +441,8 @@ async def test_only_the_first_request_waits_for_a_server_that_stalls(
 
 
 @in_loop
-async def test_exchange_that_does_not_end_is_given_up(port: int, server: Any, log: Log) -> None:
-    async with Line(port) as line, using(line.url) as store:
+async def test_exchange_that_does_not_end_is_given_up(line: Line, log: Log) -> None:
+    async with using(line.url) as store:
         await key(store, name=OTHER)
         line.open.clear()
         store.patience = 0
@@ -461,12 +452,12 @@ async def test_exchange_that_does_not_end_is_given_up(port: int, server: Any, lo
         line.open.set()
         await key(store, PAUSE)
         assert await next_line(log, "INFO", line.url) == "answers again"
-        assert server.get(STORED) == first
+        assert line.server.get(STORED) == first
 
 
 @in_loop
-async def test_cancelled_request_does_no_harm_to_the_others(port: int, server: Any) -> None:
-    async with Line(port) as line, using(line.url) as store:
+async def test_cancelled_request_does_no_harm_to_the_others(line: Line) -> None:
+    async with using(line.url) as store:
         await key(store, name=OTHER)
         line.open.clear()
         waiting = [asyncio.create_task(store.get(name, 0)) for name in MANY]
@@ -475,16 +466,16 @@ async def test_cancelled_request_does_no_harm_to_the_others(port: int, server: A
             task.cancel()
         line.open.set()
         keys = [key for key, _ in await asyncio.gather(*waiting[1::2])]
-        assert keys == server.mget(map(stored_name, MANY[1::2]))
+        assert keys == line.server.mget(map(stored_name, MANY[1::2]))
         assert all(task.cancelled() for task in waiting[::2])
         assert line.connections == 1
 
 
 @in_loop
 async def test_event_loop_that_is_behind_is_no_fault_of_the_server(
-    port: int, server: Any, log: Log, monkeypatch: pytest.MonkeyPatch
+    line: Line, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with Line(port) as line, using(line.url) as store:
+    async with using(line.url) as store:
         await key(store, name=OTHER)
         line.open.clear()
         store.timeout = 1
@@ -495,7 +486,7 @@ async def test_event_loop_that_is_behind_is_no_fault_of_the_server(
         time = loop.time
         monkeypatch.setattr(loop, "time", lambda: time() + 2)
         line.open.set()
-        assert await task == server.get(STORED)
+        assert await task == line.server.get(STORED)
     assert log() == []
 
 
@@ -503,42 +494,30 @@ async def test_event_loop_that_is_behind_is_no_fault_of_the_server(
 
 
 @in_loop
-async def test_connecting_ahead(port: int, log: Log) -> None:
-    async with Line(port) as line, using(line.url) as store:
+async def test_connecting_ahead(line: Line, log: Log) -> None:
+    async with using(line.url) as store:
         store.connect()
         await until(lambda: line.connections)
         await key(store)
         assert line.connections == 1
         assert log() == []
-    async with Line(port) as line, using(line.url) as store:
+    async with using(line.url) as store:
         line.answer = b""
         store.connect()
         await next_line(log, "WARNING", line.url)
 
 
 @in_loop
-async def test_tls(port: int, server: Any, log: Log) -> None:
-    async with Line(port, tls_context("http/1.1")) as line:
-        async with using(f"{line.url}?ssl_cert_reqs=none") as store:
-            assert await key(store) == server.get(STORED)
-        async with using(line.url) as store:
-            await key(store)
-        assert "certificate" in await next_line(log, "WARNING", line.url)
-
-
-@pytest.mark.usefixtures("server")
-@in_loop
-async def test_closing_waits_for_the_exchange_that_is_on_its_way(port: int, log: Log) -> None:
-    async with Line(port) as line:
-        RedisStore(line.url, Keys()).close()  # it was not used
-        store = RedisStore(line.url, Keys(ttl=0.0001))  # however short, a TTL is never 0 ms
-        store.timeout = TIMEOUT
-        line.open.clear()
-        task = asyncio.create_task(store.get(NAME, 0))
-        await until(lambda: line.asked)
-        store.close()
-        line.open.set()
-        assert (await task)[1]
-        await until(lambda: line.ended)
-        assert line.connections == 1
+async def test_closing_waits_for_the_exchange_that_is_on_its_way(line: Line, log: Log) -> None:
+    RedisStore(line.url, Keys()).close()  # it was not used
+    store = RedisStore(line.url, Keys(ttl=0.0001))  # however short, a TTL is never 0 ms
+    store.timeout = TIMEOUT
+    line.open.clear()
+    task = asyncio.create_task(store.get(NAME, 0))
+    await until(lambda: line.asked)
+    store.close()
+    line.open.set()
+    assert (await task)[1]
+    await until(lambda: line.closed)
+    assert line.connections == 1
     assert log() == []
