@@ -3,7 +3,7 @@
 Theory of operation: each proxy has its own mappings, and the server decides where they differ. With
 each request a proxy offers the key that it knows for a name, or a new one, and takes the key that
 the server returns: the one offered first. One script reads, stores and resets the TTL in one step
-(Redis 2.6 and newer, Valkey), so that one key remains where two proxies are first at the same
+(Redis 5 and newer, Valkey), so that one key remains where two proxies are first at the same
 moment or have made keys during an outage, and a server that was emptied gets the keys again. Offers
 made while an exchange is on its way are the next exchange: a hundred offers cost little more than
 one, on one connection. A request waits up to `TIMEOUT` for its exchange; a late answer is still

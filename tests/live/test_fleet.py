@@ -185,8 +185,9 @@ class Fleet(NamedTuple):
     port: int
 
     def keys(self, session: str) -> set[str]:
-        """Return the keys that the proxies give a session, each asked by itself."""
-        return {ask(proxy.port, session)[1] for proxy in self.proxies}
+        """Return the keys that the proxies give a session at the same moment."""
+        with ThreadPoolExecutor(len(self.proxies)) as pool:
+            return {key for _, key in pool.map(lambda each: ask(each.port, session), self.proxies)}
 
     def key(self, session: str) -> str:
         (key,) = self.keys(session)
@@ -210,9 +211,10 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 def test_redis_shares_random_keys_and_gets_no_session_id(fleet: Fleet) -> None:
     keys = {}
     for session in new_sessions():
-        (one, key), (two, same) = ask(fleet.port, session), ask(fleet.port, session)
+        key = fleet.key(session)
+        (one, same), (two, again) = ask(fleet.port, session), ask(fleet.port, session)
         assert {one, two} == {*NAMES}
-        assert key == same
+        assert key == same == again
         assert UUID(key).version == 4
         keys[stored_name((MODEL, session))] = key
         assert session not in repr(fleet.server.content())
@@ -255,6 +257,6 @@ def test_an_outage_of_redis_loses_no_request_and_no_key(
     content = fleet.server.content()
     assert {session: content[stored_name((MODEL, session))][0] for session in known} == known
     for proxy in fleet.proxies:
-        told = [line for line in proxy.lines if re.search(rf"WARN|{BACK}", line)]
-        assert len(told) == 2, told
-        assert re.search(AWAY, told[0])
+        logged = [line for line in proxy.lines if re.search(rf"WARN|{BACK}", line)]
+        assert len(logged) == 2, logged
+        assert re.search(AWAY, logged[0])
