@@ -31,6 +31,9 @@ NOBODY = Identity("", "", "")
 MAX_LENGTH = 256
 """Characters of a key that goes into a log line, or into what is saved with a flow."""
 
+LARGE = 1 << 20
+"""Bytes from which a body is read and changed in two steps: both may take 60 ms for 32 MB."""
+
 TURNS = 5
 """Turns of the event loop that others get while an origin is looked for: a request takes ten."""
 
@@ -70,6 +73,8 @@ class Injector:
             return None
         reason = self._reason_to_observe(flow, ours)
         if may_insert and not reason:
+            if may_wait and len(raw) > LARGE:
+                await sleep(0)
             await self._insert(flow, ours, body, may_wait=may_wait)
         elif may_insert:
             self.state.skip(flow, reason)

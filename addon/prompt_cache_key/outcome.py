@@ -27,7 +27,7 @@ from prompt_cache_key.rejections.forms import MAX_SIZE, rejection
 from prompt_cache_key.screen_text import thousands
 from prompt_cache_key.state import State
 from prompt_cache_key.stats.sums import percent
-from prompt_cache_key.usage.reader import Usage
+from prompt_cache_key.usage.reader import Usage, UsageReader
 
 if TYPE_CHECKING:
     from prompt_cache_key.stats.sessions import Ticket
@@ -38,6 +38,9 @@ MARKER = ":red_circle:"
 MAX_WAIT = 0.1
 """Seconds that the end of a response waits for a judgement of its request. A later one is logged
 and counted all the same, but is not in the flow file that mitmproxy has written by then."""
+
+STEP = 1 << 16
+"""Bytes of a whole response that are read at a time: up to 11 ms, in which no request goes on."""
 
 MAX_JUDGED = 16
 """Requests that wait for a judgement; what is more is added without one."""
@@ -86,7 +89,7 @@ class Outcome:
         usage, diagnosis = None, ""
         if response and reader:
             if not ours.tap:
-                reader.feed(response.raw_content or b"")
+                await _feed(reader, response.raw_content or b"")
             report = reader.finish()
             if reader.unread:
                 self.state.log_once(logging.DEBUG, flow, f"usage is not read: {reader.unread}")
@@ -261,6 +264,14 @@ class Outcome:
             return ""  # a URL that is not plain cannot go into a command
         setting = f"{PREFIX}filter={without(self.state.options.filter, ours.url)}"
         return f"; to make that permanent: --set {shlex.quote(setting)}"
+
+
+async def _feed(reader: UsageReader, body: bytes) -> None:
+    """Let a reader read a whole body in steps, between which other requests go on."""
+    for start in range(0, len(body), STEP):
+        if start:
+            await asyncio.sleep(0)
+        reader.feed(body[start : start + STEP])
 
 
 def _finished(ours: RequestInFlight, usage: Usage | None, diagnosis: str) -> FinishedRequest:

@@ -10,6 +10,7 @@ from lib.recordings import records
 from prompt_cache_key.body import (
     ABSENT,
     MAX_MARKS,
+    MAX_MEMBERS,
     MAX_PARSED,
     MEMBER_SIZE,
     NAME,
@@ -197,6 +198,19 @@ def test_key_goes_in_after_the_opening_brace(text: str) -> None:
 def test_key_takes_the_place_of_each_value(text: str) -> None:
     raw = text.replace("@", "").encode()
     assert Body(raw).with_key(KEY) == re.sub(r"@.*?@", f'"{KEY}"', text).encode()
+
+
+def test_no_key_is_replaced_among_too_many_members() -> None:
+    body = b'{"prompt_cache_key":""%b}'
+    assert Body(body % (b',"a":1' * (MAX_MEMBERS - 1))).with_key("k").count(b'"k"') == 1
+    with pytest.raises(ValueError, match="too many members"):
+        Body(body % (b',"a":1' * MAX_MEMBERS)).with_key("k")
+
+
+def test_a_model_behind_much_white_space_is_found_by_the_parser() -> None:
+    body = Body(b'{%b"model":"m"}' % (b" " * 1000))
+    assert body.model == "m"
+    assert body.with_key("k").startswith(b'{"prompt_cache_key":"k", ')
 
 
 @pytest.mark.parametrize(

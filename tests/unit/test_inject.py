@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from mitmproxy import http
 from mitmproxy.test import tflow
+from prompt_cache_key.inject import LARGE
 from unit.context import BODY, HEADER, SESSION, Context, fields, key, usage
 
 Log = Callable[[], list[str]]
@@ -368,6 +369,11 @@ def test_client_that_goes_while_the_store_is_asked(
     asyncio.run(go_meanwhile())
     assert flow.request.content == BODY
     assert all("does not answer, requests go on with the keys known here" in line for line in log())
+
+
+def test_large_body_gets_its_key(context: Context) -> None:
+    body = b'{"model":"m","x":"%b"}' % (b"x" * LARGE)
+    assert key(context.send(body)).encode() in context.send(body).request.raw_content[:80]
 
 
 def test_body_that_cannot_be_parsed_has_a_key_but_no_user(context: Context) -> None:

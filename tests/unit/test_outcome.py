@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from mitmproxy import http
-from prompt_cache_key.outcome import MAX_JUDGED
+from prompt_cache_key.outcome import MAX_JUDGED, STEP
 from prompt_cache_key.rejections.learned import Rejections
 from unit.context import BODY, SESSION, Context, fields, key, usage
 
@@ -61,6 +61,27 @@ def test_cache_writes_are_logged_where_they_are_reported(context: Context, log: 
     words = {"input_tokens": 9, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 2000}
     context.answer(context.send(), json.dumps({"type": "message", "usage": words}).encode())
     assert fields(log()[-1])["written"] == "2000"
+
+
+def test_others_go_on_while_a_large_response_is_read(context: Context, log: Log) -> None:
+    turns: list[int] = []
+
+    async def others() -> None:
+        while True:
+            turns.append(1)
+            await asyncio.sleep(0)
+
+    async def answer() -> None:
+        task = asyncio.create_task(others())
+        flow.response = http.Response.make(200, b" " * 4 * STEP + usage(2048, 1920))
+        context.addon.responseheaders(flow)
+        await context.addon.response(flow)
+        task.cancel()
+
+    flow = context.send()
+    asyncio.run(answer())
+    assert fields(log()[-1])["cached"] == "1920"
+    assert len(turns) >= 4
 
 
 def test_unread_coding_is_a_debug_line_once(context: Context, log: Log) -> None:
