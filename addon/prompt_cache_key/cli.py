@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int | str | None:
     if name in ("-h", "--help"):
         print(HELP)  # noqa: T201
     elif name == "claude":
+        if sys.platform == "win32":
+            return "claude-prompt-cache: `claude` needs Linux, macOS or WSL; start the proxy alone"
         # Not imported above, like the tools below: a status line can't wait for all of mitmproxy.
         from prompt_cache_key.launcher.launch import launch  # noqa: PLC0415
 

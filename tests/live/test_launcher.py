@@ -160,6 +160,7 @@ sys.exit(7)
     assert said["settings"]["env"] == {
         "ANTHROPIC_AUTH_TOKEN": "secret",
         "ANTHROPIC_BASE_URL": base_url,
+        "CLAUDE_CODE_DISABLE_AGENT_VIEW": "1",
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }

@@ -85,6 +85,11 @@ def test_claude_gets_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert got == [["--stable", "-p"], os.environ]
 
 
+def test_no_launcher_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    assert "needs Linux, macOS or WSL" in str(main(["claude"]))
+
+
 @pytest.mark.usefixtures("keep_logging")
 @pytest.mark.parametrize("given", [["mitmdump", "--version"], ["--version"]])
 def test_our_version_stands_beside_mitmproxys(

@@ -42,6 +42,10 @@ STABLE_OPTION = "--exclude-dynamic-system-prompt-sections"
 # The setting that says the same as a variable.
 _SETTINGS = {"CLAUDE_CODE_TOTAL_TOKENS_REMINDER": "totalTokensReminder"}
 
+_NO_BACKGROUND = {"CLAUDE_CODE_DISABLE_AGENT_VIEW": "1"}
+"""Switches off `/background` and the agent view: such sessions outlive the proxy, but keep its
+address, and all their requests fail (tried with 2.1.332)."""
+
 _REVERSE = "reverse:"
 _NO_PROXY = ("NO_PROXY", "no_proxy")
 _PORTS = {"http": 80, "https": 443}
@@ -90,7 +94,7 @@ def plan(arguments: Arguments, settings: ClaudeSettings, environment: Mapping[st
         entries = others
     else:
         mode, options, variables = _by_base_url(base_url, arguments.modes)
-    variables |= dict.fromkeys(_NO_PROXY, ",".join((*entries, HOST)))
+    variables |= _NO_BACKGROUND | dict.fromkeys(_NO_PROXY, ",".join((*entries, HOST)))
     options.append("flow_detail=0")
     if environment.get("NODE_TLS_REJECT_UNAUTHORIZED") == "0":
         options.append("ssl_insecure=true")

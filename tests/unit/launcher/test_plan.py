@@ -24,6 +24,7 @@ def test_a_base_url_is_reversed_to_and_keeps_its_path() -> None:
     assert made.options == ("connection_strategy=lazy", "flow_detail=0")
     assert made.variables(9) == {
         "ANTHROPIC_BASE_URL": "http://127.0.0.1:9/api/v9",
+        "CLAUDE_CODE_DISABLE_AGENT_VIEW": "1",
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }
@@ -41,6 +42,7 @@ def test_without_a_base_url_the_proxy_is_a_regular_one(environment: dict[str, st
     assert not made.is_reverse
     assert made.options == (r"allow_hosts=^api\.anthropic\.com:443$", "flow_detail=0")
     assert made.variables(9) == {
+        "CLAUDE_CODE_DISABLE_AGENT_VIEW": "1",
         "HTTPS_PROXY": PROXY,
         "https_proxy": PROXY,
         "NO_PROXY": "127.0.0.1",
