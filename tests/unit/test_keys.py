@@ -10,7 +10,7 @@ A, B, C = ("m", "a"), ("m", "b"), ("m", "c")
 
 
 def numbered(max_sessions: int = 10, *, sliding: bool = True) -> Keys:
-    """Keys called 0, 1, 2 … in the order they are made, with a life of 10 s."""
+    """Return Keys that makes 0, 1, 2 … in turn, with a TTL of 10 s."""
     numbers = map(str, count())
     return Keys(10, max_sessions, sliding=sliding, make=lambda _: next(numbers))
 
@@ -30,7 +30,7 @@ def test_name(scope: str, agent: str, name: Name) -> None:
     assert name_of(scope, "m", identity, ("account", "device")) == name
 
 
-def test_an_agent_that_is_not_known_has_no_key_of_its_own() -> None:
+def test_unknown_agent_has_no_key_in_scope_agent() -> None:
     with pytest.raises(ValueError, match="x-claude-code-agent-id is malformed"):
         name_of("agent", "m", Identity("s", UNKNOWN, "header"), ())
 
@@ -60,7 +60,7 @@ def test_derived_key_is_uuid5(name: Name, text: str) -> None:
     assert derived_key(name) == str(uuid.uuid5(uuid.NAMESPACE_URL, text))
 
 
-def test_by_default_keys_are_random_and_live_for_an_hour_of_sliding() -> None:
+def test_by_default_keys_are_random_and_expire_an_hour_after_their_last_use() -> None:
     keys = Keys()
     key, new = keys.get_now(A, 0)
     assert new
@@ -69,13 +69,13 @@ def test_by_default_keys_are_random_and_live_for_an_hour_of_sliding() -> None:
     assert keys.get_now(A, 10799.8)[1]
 
 
-def test_they_are_made_as_told() -> None:
+def test_way_of_making_keys_can_be_changed() -> None:
     keys = Keys()
     keys.make = derived_key
     assert keys.get_now(B, 0) == (derived_key(B), True)
 
 
-def test_nobody_is_waited_for() -> None:
+def test_get_does_not_wait() -> None:
     keys = numbered()
     keys.connect()
     assert asyncio.run(keys.get(A, 0)) == ("0", True)
@@ -94,7 +94,7 @@ def test_nobody_is_waited_for() -> None:
         (False, [5, 14, 15, 24, 25], "00112"),
     ],
 )
-def test_at_the_age_of_ttl_a_key_has_expired(sliding: bool, times: list[float], keys: str) -> None:
+def test_key_expires_at_the_age_of_the_ttl(sliding: bool, times: list[float], keys: str) -> None:
     cache = numbered(sliding=sliding)
     got = [cache.get_now(A, now) for now in times]
     assert [key for key, _ in got] == list(keys)
@@ -113,7 +113,7 @@ def test_remaining(sliding: bool, remaining: float) -> None:
     assert keys.peek(A, 106 + remaining) is None
 
 
-def test_peek_is_no_use() -> None:
+def test_peek_does_not_count_as_use() -> None:
     keys = numbered(2)
     assert keys.peek(A, 0) is None
     keys.get_now(A, 0)
@@ -123,7 +123,7 @@ def test_peek_is_no_use() -> None:
     assert keys.peek(A, 9) is keys.peek(B, 10) is None
 
 
-def test_life_can_be_changed() -> None:
+def test_ttl_can_be_changed() -> None:
     keys = numbered()
     keys.get_now(A, 0)
     keys.get_now(A, 9)
@@ -145,7 +145,7 @@ def test_life_can_be_changed() -> None:
         (1, "abc", "c"),
     ],
 )
-def test_least_recently_used_goes_first(bound: int, sessions: str, left: str) -> None:
+def test_least_recently_used_is_evicted_first(bound: int, sessions: str, left: str) -> None:
     keys = Keys(max_sessions=bound)
     for session in sessions:
         keys.get_now(("m", session), 0)
@@ -153,7 +153,7 @@ def test_least_recently_used_goes_first(bound: int, sessions: str, left: str) ->
     assert [each for each in "abcd" if keys.peek(("m", each), 0)] == list(left)
 
 
-def test_a_new_key_for_an_expired_one_is_the_latest() -> None:
+def test_new_key_of_an_expired_mapping_is_the_most_recently_used() -> None:
     keys = numbered(2)
     for name, now in [(A, 0), (B, 5), (A, 10), (C, 10)]:
         keys.get_now(name, now)
@@ -171,7 +171,7 @@ def test_bound_can_be_changed() -> None:
     assert len(keys) == 1
 
 
-def test_forget_ends_the_mappings_of_these_names() -> None:
+def test_forget_evicts_the_mappings_of_names() -> None:
     keys = numbered()
     of_a = [A, ("n", "a"), ("n", "a", "agent")]
     for name in [*of_a, B, ("a", "b"), ("m", "c", "a"), ("m", "", "a", "")]:
@@ -184,7 +184,7 @@ def test_forget_ends_the_mappings_of_these_names() -> None:
     assert keys.get_now(B, 0) == ("3", False)
 
 
-def test_clear_ends_all() -> None:
+def test_clear_evicts_all_mappings() -> None:
     keys = numbered()
     keys.get_now(A, 0)
     keys.clear()
