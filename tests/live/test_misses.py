@@ -13,6 +13,8 @@ from lib.client import Client
 from lib.dialects import DIALECTS
 from lib.messages import Reply, Request
 from lib.mitmdump import Mitmdump
+from lib.recordings import conversations, encoded
+from lib.rules import SINCE_GPT_5_6, PromptCache, pieces_of
 from live.proxied import EVENTS, SESSION_HEADER, proxied
 from mitmproxy import flowfilter
 from prompt_cache_key.report.command import build
@@ -163,3 +165,37 @@ def test_no_miss(setup: Setup) -> None:
     other = {"model": "m", "messages": [{"role": "user", "content": "A title? " * 4000}]}
     setup.ask(session, "chat", other)
     assert setup.misses() == []
+
+
+class KeyedCache(PromptCache):
+    """Reads prompts by OpenAI's rules: each key separates a cache."""
+
+    def __call__(self, request: Request) -> Reply:
+        body, pieces = request.json, pieces_of(request.json)
+        cached = self.read(pieces, request.key, 0)
+        return _reply(request.target, body, len("".join(pieces)) // TOKENS, cached // TOKENS)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ((), "prompt_cache_key changed"),
+        (("scope=user",), "attribution block changed"),
+        (("scope=user", "strip=attribution"), ""),
+    ],
+)
+def test_recorded_new_conversations_that_read_nothing_are_warned_of_once(
+    dialect: str, options: Sequence[str], cause: str
+) -> None:
+    path, translate, _ = DIALECTS[dialect]
+    args = [arg for each in options for arg in ("--set", f"prompt_cache_{each}")]
+    with proxied(KeyedCache(SINCE_GPT_5_6), args=args) as (_, proxy), Client(proxy.port) as client:
+        for record in conversations():
+            names = ("x-claude-code-session-id", "x-claude-code-agent-id")
+            shown = [(name, record["headers"][name]) for name in names if name in record["headers"]]
+            body = encoded(translate(record["body"]))
+            assert client.send("POST", path, shown, body).status == 200
+    cold = [line for line in proxy.lines if "a new conversation read nothing" in line]
+    assert len(cold) == bool(cause)
+    assert all(f"main cause: {cause};" in line for line in cold)
