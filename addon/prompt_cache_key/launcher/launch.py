@@ -5,10 +5,10 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from prompt_cache_key.launcher import LaunchError, client
 from prompt_cache_key.launcher.arguments import Arguments, parse, reason_without_proxy
@@ -57,9 +57,7 @@ def _run(
     process: Mapping[str, str],
 ) -> int:
     extra = settings.environment(process).get(CERTIFICATES, "")
-    for number in client.PASSED_ON:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _exit)
+    _handle(client.PASSED_ON, _exit)
     with new_folder() as folder:
         log, temporary = folder / LOG, folder / TEMPORARY
         proxy = ProxyProcess(log)
@@ -72,6 +70,8 @@ def _run(
             path = temporary / "settings.json"
             write_private(path, json.dumps(settings.merged(variables)).encode())
             command = [program, "--settings", str(path), *plan_.claude]
+            # Who presses Ctrl-C until Claude Code ends presses it once too often.
+            _handle((signal.SIGINT,), lambda *_: None)
             status = client.run(command, {**process, **variables}, proxy.life)
         finally:
             lines = proxy.end()
@@ -95,6 +95,13 @@ def _task(plan_: Plan, arguments: Arguments, folder: Path, extra: str) -> Task:
 
 def _error(message: str) -> str:
     return f"claude-prompt-cache: {message}"
+
+
+def _handle(numbers: Iterable[int], handler: Callable[[int, Any], object]) -> None:
+    """Handle signals, but for those that are ignored, as under nohup."""
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _exit(number: int, _: object) -> NoReturn:

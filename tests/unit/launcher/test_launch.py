@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ class Proxy:
         return Ready(4321, "/ca.pem")
 
     def end(self) -> list[str]:
+        if "interrupt_end=1" in self.tasks[-1].arguments:
+            signal.raise_signal(signal.SIGINT)
         return ["hit rate 90%", "report: x"]
 
 
@@ -58,7 +61,7 @@ class Run:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Run]:
     made = Run()
     monkeypatch.setattr(Proxy, "tasks", [], raising=False)
     monkeypatch.setattr(launch, "ProxyProcess", Proxy)
@@ -71,7 +74,9 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     program.chmod(0o700)
     for number in client.PASSED_ON:
         signal.signal(number, signal.SIG_DFL)
-    return made
+    before = signal.getsignal(signal.SIGINT)
+    yield made
+    signal.signal(signal.SIGINT, before)
 
 
 def launched(*given: str, **process: str) -> int | str:
@@ -152,6 +157,12 @@ def test_no_claude_on_path(run: Run) -> None:
 def test_interrupted_while_the_proxy_starts(run: Run) -> None:
     assert launched("--set", "interrupt=1") == 130
     assert not run.command
+
+
+@pytest.mark.usefixtures("run")
+def test_interrupted_while_the_proxy_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launched("--set", "interrupt_end=1") == 7
+    assert "hit rate 90%" in capsys.readouterr().err
 
 
 def test_ended_while_the_proxy_starts(run: Run) -> None:
