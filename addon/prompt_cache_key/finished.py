@@ -32,7 +32,7 @@ class FinishedRequest(NamedTuple):
     miss: Miss | None = None
     """The missed tokens and their cause; None if nothing was missed or it cannot be determined."""
     is_first: bool = False
-    """Whether it is the first of its conversation (session, agent, model, endpoint)."""
+    """Whether it is the first of its session, agent and model that reports usage."""
     upstream: Upstream = Upstream()
     """What is known of the upstream that the request went to."""
     diagnosis: str = ""

@@ -11,7 +11,7 @@ from mitmproxy import flow, http
 
 from prompt_cache_key.body import Body
 from prompt_cache_key.codings import decode
-from prompt_cache_key.endpoint import model_in_path
+from prompt_cache_key.endpoint import MAX_HOST, model_in_path
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.identity import UNKNOWN, Identity, find_identity
 from prompt_cache_key.misses.history import History
@@ -23,10 +23,6 @@ from prompt_cache_key.usage.reader import Usage, UsageReader
 
 MAX_BODY = 16 << 20
 """Bytes of a decoded request body that is read."""
-
-MAX_HOST = 300
-"""Characters of a Host header with its port: names have 253 (RFC 1035). mitmproxy takes seconds to
-read one of 60,000."""
 
 _MAX_TIME = 1 << 37  # a Unix time that any clock can show, in the year 6325
 
@@ -40,7 +36,7 @@ def finished_in(
     how many seconds upstreams keep a prefix; None: for as long as each is known to.
     """
     history, accounting = History(), Accounting()
-    seen: set[tuple[str, str, str, str]] = set()
+    seen: set[tuple[str, str, str]] = set()
     for each in flows:
         request = read(each, accounting) if _counts(each) else None
         if not request:
@@ -48,11 +44,12 @@ def finished_in(
         if retention is not None:
             upstream = request.upstream._replace(retention=retention)
             request = request._replace(upstream=upstream)
-        is_first = request.conversation not in seen
+        row = request.session, request.agent, request.model
+        is_first = bool(request.usage) and row not in seen
         miss = history.judge(request) if history.may_have_missed(request) else None
         history.add(request)
         if request.usage:
-            seen.add(request.conversation)
+            seen.add(row)
         yield request._replace(miss=miss, is_first=is_first, body=b"")
 
 

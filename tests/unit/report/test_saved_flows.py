@@ -1,15 +1,23 @@
+import asyncio
 import gzip
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lib.dialects import DIALECTS
 from lib.recordings import records
 from mitmproxy import flow, http
+from mitmproxy.net import encoding
 from mitmproxy.test import tflow
+from prompt_cache_key import outcome
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.report.saved_flows import MAX_BODY, finished_in, read
 from prompt_cache_key.usage.reader import Usage
+from unit.context import addon_context
 from unit.report.saved import ID, URL, exchange, request_body, usage_body
+from unit.usage import test_accounting as counts
 
 
 def asked(each: flow.Flow) -> FinishedRequest:
@@ -190,7 +198,7 @@ def test_requests_are_judged_in_the_order_of_their_answers_each_agents_apart() -
     requests = [*finished_in(flows)]
     assert {(each.session, each.body) for each in requests} == {(ID, b"")}
     assert [(each.agent, each.is_first, each.missed) for each in requests] == [
-        ("main", True, 0),
+        ("main", False, 0),
         ("main", True, 0),
         ("main", False, 0),
         ("a1", True, 0),
@@ -215,6 +223,41 @@ def test_what_a_response_leaves_out_is_known_from_the_conversation() -> None:
         exchange(request_body(turns=2), 2, usage_body(9000, None)),
     ]
     assert [each.usage and each.usage.cached for each in finished_in(flows)] == [128, 0]
+
+
+TURNS = [
+    (DIALECTS["chat"].path, counts.chat(9000, 4000)),
+    (DIALECTS["chat"].path, counts.chat(9000)),
+    (DIALECTS["chat"].path, counts.chat(500, 9000, total_tokens=9600)),
+    (DIALECTS["responses"].path, counts.responses(9000, 128, 8800)),
+    (DIALECTS["messages"].path, counts.messages(3, 8000, 400)),
+    (DIALECTS["messages"].path, counts.messages(9000, 8000, 0)),
+    (DIALECTS["messages"].path, counts.messages(9000)),
+]
+
+
+@given(st.data())
+def test_the_report_says_what_the_live_log_says(draw: st.DataObject) -> None:
+    """Of any conversations, whole, cut off and coded."""
+    live: list[FinishedRequest] = []
+    flows: list[http.HTTPFlow] = []
+    with addon_context() as context, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outcome, "MAX_WAIT", None)
+        patch.setattr(context.state.recent, "add", live.append)
+        for at in range(draw.draw(st.integers(1, 9))):
+            path, usage = draw.draw(st.sampled_from(TURNS))
+            turns, is_streamed = draw.draw(st.integers(1, 9)), draw.draw(st.booleans())
+            agent = draw.draw(st.sampled_from([{}, {"x-claude-code-agent-id": "a1"}]))
+            asked = json.dumps(request_body(turns=turns, stream=is_streamed)).encode()
+            each = context.flow(asked, agent, f"https://gateway.test{path}")
+            each.request.timestamp_start = 1000.0 + at * draw.draw(st.sampled_from([1, 900]))
+            asyncio.run(context.addon.request(each))
+            answer = counts.stream_of(usage) if is_streamed else counts.body_of(usage)
+            answer = answer[: draw.draw(st.just(len(answer)) | st.integers(0, len(answer)))]
+            coding = draw.draw(st.sampled_from(["identity", "gzip", "br"]))
+            context.answer(each, encoding.encode(answer, coding), content_encoding=coding)
+            flows.append(each)
+    assert [*finished_in(flows)] == [request._replace(body=b"", user=None) for request in live]
 
 
 def test_recorded_conversations() -> None:
