@@ -113,5 +113,5 @@ def main() -> None:
     try:
         run(make, cmdline.mitmdump, task.arguments)  # type: ignore[arg-type]  # called like a class
     except SystemExit:
-        task.tell([problems.first_error])
+        task.tell([problems.first_error.removeprefix("[prompt-cache] ")])
         raise

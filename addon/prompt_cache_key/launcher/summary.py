@@ -27,7 +27,8 @@ def summary(sums: Sums, skipped: int, *, unreachable: str, is_stable: bool) -> I
     if not sums.requests and skipped:
         yield f"{_requests(skipped)} came through this proxy, all skipped: the log has the reasons"
     elif not sums.requests and not unreachable:
-        yield "no request came through this proxy (managed settings may lead Claude Code past it)"
+        yield "no request came through this proxy"
+        yield "if Claude Code has sent some, managed settings lead it past the proxy"
     if not sums.requests:
         return
     yield _hit_rate(sums)
