@@ -81,13 +81,9 @@ _WRITTEN_BY_TTL = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 _NAMES = (b'"usage"', b'"timings"', b"message_stop", b"[DONE]")
 _USEFUL = re.compile(rb'"(?:usage|timings)"\s*:\s*\{|message_stop|\[DONE\]')
 _DONE = "[DONE]"
-_LAST_EVENTS = frozenset(
-    (
-        *("message_stop", "response.completed", "response.incomplete", "response.failed"),
-        "response.done",  # how some name response.completed
-    )
-)
-_BETWEEN = re.compile(r"[ \t\n\r]*(?:data:[ \t\n\r]*)?")
+_LAST_RESPONSES = ("completed", "incomplete", "failed", "done")  # done: as some call completed
+_LAST_EVENTS = frozenset(("message_stop", *(f"response.{end}" for end in _LAST_RESPONSES)))
+_BETWEEN = re.compile(r"[ \t\n\r\ufeff]*(?:data:[ \t\n\r]*)?")
 _REASON = re.compile("[a-z][a-z_]{0,63}")
 # Of Anthropic's reasons those that are none.
 _NOT_COMPARED = ("previous_message_not_found", "unavailable")
@@ -275,7 +271,7 @@ def _messages(data: bytes) -> tuple[list[Any], bool]:
     They are several where each line is one, or where an upstream has put the next event's `data:`
     into the same line.
     """
-    text = data.decode(errors="replace").removeprefix("\ufeff")
+    text = data.decode(errors="replace")
     messages: list[Any] = []
     at = _next(text, 0)
     while at < len(text) and len(messages) < MAX_VALUES:
