@@ -1,7 +1,7 @@
 """Make the pictures and captures in docs/ again, from real runs.
 
-Recorded sessions go through mitmweb, looked at in Chromium, and through mitmproxy in tmux, with the
-stand-in of `lib` as their upstream and on the virtual clock of the demo.
+Real Claude Codes (CLAUDE_CODE names the program) go through mitmweb, looked at in Chromium, and
+through mitmproxy in tmux, to a stand-in of a gateway.
 """
 
 import argparse
@@ -19,22 +19,54 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-import demo
-from lib import LOOPBACK, ROOT, TIMEOUT, free_port
+from lib import ADDON, LOOPBACK, ROOT, TIMEOUT, free_port
+from lib.claude_code import run_claude_code
 from lib.client import Client
-from lib.mitmdump import MitmdumpError
+from lib.gateway import Gateway, Step, call, say
+from lib.recordings import excerpt
 from lib.server import Server
-from lib.sessions import calls, unlucky_calls
-from lib.stand_in import StandIn
 from PIL import Image
 from prompt_cache_key.cli import proxy_arguments
+from prompt_cache_key.live_page import page_file
 from prompt_cache_key.report import command as report
 
 DOCS = ROOT / "docs"
 CAPTURES = DOCS / "screen.md"
 COLUMNS = 100
-SECONDS = 5
-"""For how long the lucky sessions are played."""
+CAUSE = "tool search loaded"
+"""The cause of the miss that is shown."""
+
+PROJECTS = {
+    "ff856cd8-58cc-4691-b4c0-bd1020ede5a9": "shop",
+    "b827d662-4f0b-4e6a-9a3c-52f2a1f0c7de": "shop",
+    "90474187-3f1d-4b7e-8d6a-1c0e5b9a7f24": "wiki",
+}
+PROMPTS = "Why do some orders have no invoice?", "Fix it, and tell the team"
+FILES = {"orders.py": 9000, "invoices.py": 6000, "README.md": 3000}
+
+
+def read(name: str) -> Step:
+    """Return the call of Claude Code's tool that shows a file."""
+    return call("Bash", command=f"cat {name}", description=f"Show {name}")
+
+
+AGENT = {"subagent_type": "general-purpose", "run_in_background": False}
+AGENT_STEPS = [read("README.md"), read("invoices.py"), say("Invoices are made from orders.")]
+FEW_STEPS = [read("README.md"), read("orders.py"), say("Orders without a date have none.")]
+STEPS = dict.fromkeys(PROJECTS, FEW_STEPS) | {
+    next(iter(PROJECTS)): [
+        read("README.md"),
+        read("orders.py"),
+        call("Agent", description="Look into invoices", prompt="How are invoices made?", **AGENT),
+        call("ToolSearch", query="select:CronList,Monitor", max_results=5),
+        read("invoices.py"),
+        say("Orders without a date have none."),
+        read("orders.py")._replace(is_evicted=True),
+        call("Bash", command="date >> README.md", description="Note the date"),
+        say("Done."),
+    ]
+}
+"""What the gateway answers: one session looks for tools, is resumed, and is evicted."""
 
 PASSWORD = "pictures"  # noqa: S105  # of a mitmweb that nobody else can reach
 WEB, PAGE, PHONE = (1400, 860), (1280, 1120), (400, 1500)
@@ -103,21 +135,24 @@ class Terminal:
 
 @contextmanager
 def played(tool: str, home: Path, *arguments: str) -> Iterator[tuple[Terminal, int]]:
-    """Play sessions through a tool of mitmproxy's, then yield its terminal and its port."""
-    script, port, stand_in = home / "virtual.py", free_port(), StandIn()
-    script.write_text(demo.SCRIPT + demo.WITH_ADDON)
-    turns = [(call, demo.OLD) for call in calls(SECONDS)]
-    turns += [(call, demo.UNLUCKY) for call in unlucky_calls()]
-    turns.sort(key=lambda turn: turn[0].at)
-    start = time.time() - turns[-1][0].at
-    with Server(stand_in.respond) as server:
-        command = [str(Path(sys.executable).with_name(tool)), "-s", str(script), *arguments]
-        command += ["--listen-host", LOOPBACK, "-p", str(port), "--mode", f"upstream:{server.url}"]
+    """Run Claude Code through a tool of mitmproxy's, then yield its terminal and its port."""
+    gateway = Gateway(STEPS, AGENT_STEPS)
+    port = free_port()
+    with Server(gateway.respond) as server:
+        command = [str(Path(sys.executable).with_name(tool)), "-s", str(ADDON), *arguments]
+        command += ["--mode", f"reverse:{server.url}", "--set", "connection_strategy=lazy"]
+        command += ["--listen-host", LOOPBACK, "-p", str(port)]
         with Terminal(home, command) as terminal:
             wait_for(port)
-            with Client(port) as client:
-                for call, model in turns:
-                    demo.play_call(client, stand_in, call, model, start)
+            settings = {"ANTHROPIC_BASE_URL": f"http://{LOOPBACK}:{port}"}
+            for session, project in PROJECTS.items():
+                folder = home / project
+                folder.mkdir(exist_ok=True)
+                for name, size in FILES.items():
+                    (folder / name).write_text(excerpt(project + name, size))
+                run_claude_code(session, PROMPTS[0], settings, folder)
+            session, project = next(iter(PROJECTS.items()))
+            run_claude_code(session, PROMPTS[1], settings, home / project, resumes=True)
             yield terminal, port
 
 
@@ -162,17 +197,20 @@ def take(home: Path, name: str, url: str, size: tuple[int, int], *flags: str) ->
 
 def browse(home: Path) -> None:
     """Take the pictures of mitmweb, the live page and the report."""
-    flows, web_port = home / "demo.flows", free_port()
+    flows, web_port = home / "pictures.flows", free_port()
     columns = [each for each in proxy_arguments("mitmweb", ()) if each.startswith("web_columns=")]
     options = [*columns, f"web_port={web_port}", "web_open_browser=false"]
     options += [f"web_password={PASSWORD}"]
     arguments = [word for option in options for word in ("--set", option)]
     with played("mitmweb", home, "-w", str(flows), *arguments) as (_, port):
         found = ask(web_port, f"/flows?token={PASSWORD}")
-        (lost,) = (each["id"] for each in found if "tools reordered" in each["comment"])
+        (missed,) = (each["id"] for each in found if CAUSE in each["comment"])
         web = f"http://{LOOPBACK}:{web_port}/?token={PASSWORD}#/flows"
-        take(home, "mitmweb", f"{web}/{lost}/request", WEB, PATIENT)
-        page = f"http://{LOOPBACK}:{port}/prompt-cache"
+        take(home, "mitmweb", f"{web}/{missed}/request", WEB, PATIENT)
+        base_url = {"ANTHROPIC_BASE_URL": f"http://{LOOPBACK}:{port}"}
+        page = page_file.find(home / ".mitmproxy", base_url)
+        if not page:
+            raise PicturesError("the live page is not found")
         take(home, "live-light", page, PAGE)
         take(home, "live-dark", page, PAGE, "--blink-settings=preferredColorScheme=0")
         take(home, "live-phone", page, PHONE)
@@ -186,7 +224,7 @@ def captures(home: Path) -> Iterator[tuple[str, str]]:
         yield "The flow list", terminal.show(27, r"\[(\d\d)/\1\]", "G")
         table = terminal.show(15, "main cause", ":promptcache.sessions", "Enter")
         yield "promptcache.sessions", table
-        terminal.show(46, r"\[1/1\]", "q", "f", '~comment "tools reordered"', "Enter")
+        terminal.show(46, r"\[1/1\]", "q", "f", f'~comment "{CAUSE}"', "Enter")
         yield "The Prompt view", terminal.show(46, "read from the cache", "Enter")
 
 
@@ -208,18 +246,15 @@ def main() -> None:
     ).parse_args()
     if missing := [each for each in ("chromium", "tmux") if not shutil.which(each)]:
         sys.exit(f"pictures: needs {' and '.join(missing)}: apt install {' '.join(missing)}")
+    if "CLAUDE_CODE" not in os.environ:
+        sys.exit("pictures: needs Claude Code: CLAUDE_CODE=PATH scripts/pictures")
     try:
         with tempfile.TemporaryDirectory() as folder:
             browse(Path(folder))
+        with tempfile.TemporaryDirectory() as folder:
             for capture in captures(Path(folder)):
                 CAPTURES.write_text(replaced(CAPTURES.read_text("utf-8"), *capture), "utf-8")
-    except (
-        PicturesError,
-        demo.DemoError,
-        MitmdumpError,
-        OSError,
-        subprocess.TimeoutExpired,
-    ) as error:
+    except (PicturesError, AssertionError, OSError, subprocess.TimeoutExpired) as error:
         sys.exit(f"pictures: {str(error) or repr(error)}")
 
 

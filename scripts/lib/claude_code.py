@@ -5,15 +5,18 @@ import subprocess
 from pathlib import Path
 
 
-def run_claude_code(session: str, prompt: str, settings: dict[str, str], directory: Path) -> str:
-    """Run it in that new directory and return what it printed.
+def run_claude_code(
+    session: str, prompt: str, settings: dict[str, str], directory: Path, *, resumes: bool = False
+) -> str:
+    """Run Claude Code in a directory, which is its HOME too, and return what it printed.
 
     `settings` are environment variables, beside which it sees none of ours but PATH, so that it
     talks to nobody but whom they name. Its path is in CLAUDE_CODE; KeyError if it is not.
     AssertionError: it failed, with all it said; TimeoutExpired: it took more than two minutes.
     """
-    directory.mkdir()
-    client = [os.environ["CLAUDE_CODE"], "--session-id", session, "--allowedTools", "Bash,Agent"]
+    directory.mkdir(exist_ok=True)
+    client = [os.environ["CLAUDE_CODE"], "--resume" if resumes else "--session-id", session]
+    client += ["--allowedTools", "Bash,Agent"]
     finished = subprocess.run(
         [*client, "-p", prompt],
         env={
