@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from prompt_cache_key.report.page import page, policy
 from prompt_cache_key.screen_text import cut
-from prompt_cache_key.stats.money import at_hand
+from prompt_cache_key.stats.money import load
 from prompt_cache_key.stats.report import as_json, report_of
 
 if TYPE_CHECKING:
@@ -58,8 +58,11 @@ class Recent:
 
 
 def html(requests: Sequence[FinishedRequest], command: str, now: float) -> Answer:
-    """Return the page; `command` starts Claude Code through this listener, "" if unknown."""
-    report = report_of(_title(requests), requests, prices=at_hand(), now=now)
+    """Return the page; `command` starts Claude Code through this listener, "" if unknown.
+
+    To be called in a thread: the first page loads the prices, which takes 0.3 s.
+    """
+    report = report_of(_title(requests), requests, prices=load(), now=now)
     body = page(report, is_live=True, command=command)
     policies = f"{policy(is_live=True)}; frame-ancestors 'none'"
     return _answer(body, "text/html; charset=utf-8", {"Content-Security-Policy": policies})
@@ -73,7 +76,7 @@ def facts(requests: Sequence[FinishedRequest], query: str, now: float) -> Answer
         asked = []
     only = {cut(each, MAX_TEXT) for each in asked}
     chosen = [each for each in requests if each.session in only or not only]
-    report = report_of(_title(requests), chosen, prices=at_hand(), now=now)
+    report = report_of(_title(requests), chosen, prices=load(), now=now)
     body = json.dumps(as_json(report))
     return _answer(body, "application/json", {"Content-Security-Policy": "default-src 'none'"})
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from prompt_cache_key.stats.sums import percent, share
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -55,7 +57,7 @@ class Bar(NamedTuple):
     def hit_rate(self) -> str:
         """Return the hit rate of the bar, in words."""
         cached, missed, new, _ = self.tokens
-        return percent(cached, cached + missed + new)
+        return percent(share(cached, cached + missed + new))
 
 
 class Chart(NamedTuple):
@@ -68,11 +70,6 @@ class Chart(NamedTuple):
     """A path with a dot above each bar that has missed tokens."""
     scale: tuple[str, str, str]
     times: list[str]
-
-
-def percent(part: int, whole: int) -> str:
-    """Return a share in percent, rounded down; `?` of nothing."""
-    return f"{100 * part // whole}%" if whole else "?"
 
 
 def local(time: float) -> datetime:

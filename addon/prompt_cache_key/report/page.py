@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from prompt_cache_key.report import chart
 from prompt_cache_key.screen_text import cut
+from prompt_cache_key.stats.sums import dollars, percent, share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from jinja2 import Template
 
+    from prompt_cache_key.finished import FinishedRequest
     from prompt_cache_key.stats.report import Report, SessionReport
     from prompt_cache_key.stats.sums import Sums
 
@@ -74,15 +76,17 @@ def page(report: Report, *, is_live: bool = False, command: str = "") -> str:
         sessions=shown,
         left_out=len(groups) - len(shown),
         singles=singles[:MAX_SESSIONS],
-        singles_rate=chart.percent(
-            sum(each.sums.cached for each in singles), sum(each.sums.measured for each in singles)
+        singles_rate=percent(
+            share(
+                sum(each.sums.cached for each in singles),
+                sum(each.sums.measured for each in singles),
+            )
         ),
         singles_count=len(singles),
         split=chart.split((total.cached, total.missed, total.new, total.input - total.measured)),
         trend=chart.trend(requests),
         causes=sorted(total.causes.items(), key=lambda cause: -cause[1].tokens)[:MAX_CAUSES],
-        first=requests[0].time if requests else 0,
-        last=requests[-1].time if requests else 0,
+        period=period(requests),
         has_money=total.saved is not None,
         is_live=is_live,
         command=command,
@@ -114,17 +118,21 @@ def plural(count: int, noun: str, nouns: str = "") -> str:
     return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
 
 
-def dollars(amount: float | None) -> str:
-    """Return an amount of money; `?` where no price is known."""
-    if amount is None:
-        return "?"
-    sign, size = ("-" if amount < 0 else ""), abs(amount)
-    return f"{sign}${size:,.2f}" if size >= 0.01 or not size else f"{sign}${size:.4f}"  # noqa: PLR2004
-
-
 def rate(sums: Sums) -> str:
-    """Return the hit rate of some requests in percent, rounded down; `?` without cache data."""
-    return chart.percent(sums.cached, sums.measured)
+    """Return the hit rate of some requests."""
+    return percent(sums.hit_rate)
+
+
+def period(requests: Sequence[FinishedRequest]) -> str:
+    """Return when the first and the last request were, in order of time; "" without any."""
+    if not requests:
+        return ""
+    first, last = (chart.local(each.time) for each in (requests[0], requests[-1]))
+    start, end = f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M %Z}"
+    if end.startswith(start):
+        return end
+    is_one_day = first.date() == last.date()
+    return f"{start} to {end[len('2026-11-30 ') :] if is_one_day else end}"
 
 
 def _grouped(sessions: Iterable[SessionReport]) -> tuple[list[SessionReport], list[SessionReport]]:

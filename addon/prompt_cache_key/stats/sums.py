@@ -85,7 +85,7 @@ class Sums:
     @property
     def hit_rate(self) -> float | None:
         """Percent of the measured tokens that were read from the cache; None if there are none."""
-        return 100 * self.cached / self.measured if self.measured else None
+        return share(self.cached, self.measured)
 
     @property
     def main_cause(self) -> str:
@@ -170,13 +170,20 @@ def _bill(usage: Usage, miss: Miss | None) -> Bill:
     return Bill(1, usage.input, cached, written, missed, min(written, missed), output)
 
 
+def share(part: int, whole: int) -> float | None:
+    """Return a part in percent of the whole; None if there is no whole."""
+    return 100 * part / whole if whole else None
+
+
 def percent(rate: float | None) -> str:
-    """Return a hit rate as it is logged: rounded down, as 99.9 % is not all; `?%` if unknown."""
+    """Return a hit rate as it is shown: rounded down, as 99.9 % is not all; `?%` if unknown."""
     return "?%" if rate is None else f"{int(rate)}%"
 
 
-def dollars(amount: float) -> str:
-    """Return an amount such as $12.30, -$0.42, or $0.0042 where cents would show nothing."""
+def dollars(amount: float | None) -> str:
+    """Return an amount such as $12.30, or $0.0042 where cents show nothing; `?` if unknown."""
+    if amount is None:
+        return "?"
     sign, size = "-" if amount < 0 else "", abs(amount)
     return f"{sign}${size:.{2 if size >= 0.01 or not size else 4}f}"  # noqa: PLR2004
 

@@ -21,8 +21,8 @@ from prompt_cache_key.report.page import (
     MAX_MISSES,
     MAX_SESSIONS,
     can_render,
-    dollars,
     page,
+    period,
     plural,
 )
 from prompt_cache_key.stats.report import Report, report_of
@@ -164,7 +164,7 @@ WHOLE = report(
 @pytest.mark.parametrize(
     "words",
     [
-        "saved.flows: 2026-11-25 09:46 to 2026-11-25 09:46 UTC",
+        "saved.flows: 2026-11-25 09:46 UTC",
         "Hit rate 0% 5,000 of 1,520,000 prompt tokens read from the cache",
         "Missed tokens 6,500 in 1 request Requests 5 in 1 session",
         "6,500 missed: should have been read from the cache",
@@ -198,7 +198,7 @@ def test_what_does_not_occur_is_not_explained() -> None:
 
 def test_without_cache_data_the_hit_rate_is_unknown() -> None:
     reader = Reader(report(finished(usage=Usage(5000, None, None, None))))
-    assert "Hit rate ? no upstream has reported cached tokens" in reader.text
+    assert "Hit rate ?% no upstream has reported cached tokens" in reader.text
     assert "<title>Prompt cache</title>" in reader.html
 
 
@@ -215,17 +215,16 @@ def test_money_is_shown_where_prices_are_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("amount", "words"),
+    ("seconds", "words"),
     [
-        (None, "?"),
-        (0.0, "$0.00"),
-        (0.0042, "$0.0042"),
-        (-0.5, "-$0.50"),
-        (1234.5, "$1,234.50"),
+        ([], ""),
+        ([0, 8], "2026-11-25 09:46 UTC"),
+        ([0, 60], "2026-11-25 09:46 to 09:47 UTC"),
+        ([0, 86_400], "2026-11-25 09:46 to 2026-11-26 09:46 UTC"),
     ],
 )
-def test_dollars(amount: float | None, words: str) -> None:
-    assert dollars(amount) == words
+def test_period(seconds: list[int], words: str) -> None:
+    assert period([finished(second) for second in seconds]) == words
 
 
 def test_plural() -> None:

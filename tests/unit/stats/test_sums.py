@@ -139,7 +139,7 @@ def test_percent_is_rounded_down(rate: float | None, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("amount", "words"),
-    [(0, "$0.00"), (1234.567, "$1234.57"), (-0.42, "-$0.42"), (0.0042, "$0.0042")],
+    [(None, "?"), (0, "$0.00"), (1234.567, "$1234.57"), (-0.42, "-$0.42"), (0.0042, "$0.0042")],
 )
-def test_dollars(amount: float, words: str) -> None:
+def test_dollars(amount: float | None, words: str) -> None:
     assert dollars(amount) == words
