@@ -4,20 +4,19 @@ import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import cast
 
 from mitmproxy import command, ctx, exceptions, types
 from mitmproxy.flow import Flow
 from mitmproxy.log import ALERT
 
+from prompt_cache_key.console import columns, is_console
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.log import log, pairs, text
 from prompt_cache_key.misses.explain import explain
 from prompt_cache_key.misses.history import KEPT_EACH
 from prompt_cache_key.report.page import page
 from prompt_cache_key.report.saved_flows import finished_in, read
-from prompt_cache_key.screen_text import COLUMNS
 from prompt_cache_key.sessions_table import table
 from prompt_cache_key.state import State
 from prompt_cache_key.stats.money import at_hand, load
@@ -35,8 +34,8 @@ class Commands:
     def sessions(self) -> types.Data:
         """Show the sessions: their keys, and what they read from the cache."""
         # The console shows it in a window of four fifths of the screen, less its frame.
-        columns = get_terminal_size().columns * 4 // 5 - 2 if _is_console() else COLUMNS
-        lines = table(self.state.sessions.rows(), columns, at_hand())
+        room = columns(4 / 5) - 2 * is_console()
+        lines = table(self.state.sessions.rows(), room, at_hand())
         # A row of one cell: the console gives each cell the same width.
         return cast("types.Data", [[line] for line in lines])
 
@@ -107,8 +106,4 @@ def _all_flows() -> Sequence[Flow]:
 
 def _answer(line: str) -> None:
     """Log the answer to a command; the console's status line shows alerts alone."""
-    log(ALERT if _is_console() else logging.INFO, line)
-
-
-def _is_console() -> bool:
-    return "keymap" in vars(ctx.master)
+    log(ALERT if is_console() else logging.INFO, line)

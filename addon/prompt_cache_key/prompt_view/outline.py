@@ -2,7 +2,7 @@
 
 Marks between the parts say up to where the prompt was read from the cache, and where it changed.
 For Anthropic Messages, OpenAI Chat Completions and OpenAI Responses. What a body says gets into
-the outline escaped and cut; a line takes at most `COLUMNS` columns.
+the outline escaped and cut; a line takes at most so many columns.
 """
 
 from __future__ import annotations
@@ -58,19 +58,20 @@ class Part(NamedTuple):
     words: list[str]
 
 
-def outline(content: bytes, facts: Facts) -> list[str]:
+def outline(content: bytes, facts: Facts, columns: int = COLUMNS) -> list[str]:
     """Return the lines for a request with this body; of a broken one they say what is wrong."""
     try:
         body = read(content)
         parts = list(_parts(body))
-        return [*_summary(facts), *_heading(body, facts), "", *_table(parts, facts)]
+        head = [*_summary(facts, columns), *_heading(body, facts, columns)]
+        return [*head, "", *_table(parts, facts, columns)]
     except ValueError as e:
         return f"The body is {e}".split("\n")
     except RecursionError:
         return ["The body is nested too deep to be read."]
 
 
-def _summary(facts: Facts) -> Iterator[str]:
+def _summary(facts: Facts, columns: int) -> Iterator[str]:
     """Yield what one wants to know first, on one line; nothing before there is a response."""
     words = []
     if facts.input is not None and facts.cached is not None:
@@ -81,10 +82,10 @@ def _summary(facts: Facts) -> Iterator[str]:
     if facts.missed:
         words.append(": ".join(filter(None, (f"{facts.missed:,} missed", facts.cause))))
     if words:
-        yield cut(", ".join(words), COLUMNS)
+        yield cut(", ".join(words), columns)
 
 
-def _heading(body: dict[str, Any], facts: Facts) -> Iterator[str]:
+def _heading(body: dict[str, Any], facts: Facts, columns: int) -> Iterator[str]:
     members = {
         "model": body.get("model"),
         "key": body.get("prompt_cache_key"),
@@ -95,7 +96,7 @@ def _heading(body: dict[str, Any], facts: Facts) -> Iterator[str]:
     for name, value in members.items():
         if value:
             text = value if isinstance(value, str) else encode(value)
-            yield f"{name:<9}{cut(text, COLUMNS - 9)}"
+            yield f"{name:<9}{cut(text, columns - 9)}"
 
 
 def _parts(body: dict[str, Any]) -> Iterator[Part]:
@@ -128,35 +129,35 @@ def _name(tool: Any) -> str:
     return str(inner.get("name") or tool.get("type"))
 
 
-def _table(parts: list[Part], facts: Facts) -> Iterator[str]:
+def _table(parts: list[Part], facts: Facts, columns: int) -> Iterator[str]:
     if not parts:
         yield "There is no prompt: no tools, no system prompt, no messages, no input."
         return
     ends = list(accumulate((part.tokens for part in parts), initial=0.0))
     scale = facts.input / ends[-1] if facts.input and ends[-1] else 1.0
-    marks = defaultdict(list, {_after_change(parts, facts.path): list(_change(facts))})
+    marks = defaultdict(list, {_after_change(parts, facts.path): list(_change(facts, columns))})
     if facts.input and facts.cached is not None:
         cached = facts.cached / scale
         nearest = min(range(len(ends)), key=lambda at: abs(ends[at] - cached))
         of = f"{facts.cached:,} of {facts.input:,}"
-        marks[nearest].append(_rule(f"read from the cache up to here: {of}"))
-    column = min(_LABEL, max(len(part.label) for part in parts))
+        marks[nearest].append(_rule(f"read from the cache up to here: {of}", columns))
+    label = min(_LABEL, max(len(part.label) for part in parts))
     yield f"{'tokens':>9} {'characters':>10}"
     for at, part in enumerate(parts):
         yield from marks[at]
-        yield from _row(part, scale, column)
+        yield from _row(part, scale, label, columns)
     yield from marks[len(parts)]
     yield f"{ends[-1] * scale:>9,.0f} {sum(part.chars for part in parts):>10,}  in all"
     scaled = f", scaled to the {facts.input:,} reported" if facts.input else ""
-    yield from ("", f"tokens: of each line, estimated; four characters each{scaled}")
+    yield from ("", f"tokens: estimated from the characters of a line{scaled}")
 
 
-def _row(part: Part, scale: float, column: int) -> Iterator[str]:
-    start = f"{part.tokens * scale:>9,.0f} {part.chars:>10,}  {fit(part.label, column)}  "
-    room = COLUMNS - width(start)
+def _row(part: Part, scale: float, label: int, columns: int) -> Iterator[str]:
+    start = f"{part.tokens * scale:>9,.0f} {part.chars:>10,}  {fit(part.label, label)}  "
+    room = columns - width(start)
     first, *rest = _wrapped(part.words, room)
     yield (start + first).rstrip()
-    yield from (" " * (COLUMNS - room) + line for line in rest)
+    yield from (" " * (columns - room) + line for line in rest)
 
 
 def _wrapped(words: list[str], columns: int) -> list[str]:
@@ -185,17 +186,18 @@ def _after_change(parts: list[Part], path: str) -> int:
     return len(parts) if path.startswith(("messages", "input")) else 0
 
 
-def _change(facts: Facts) -> Iterator[str]:
+def _change(facts: Facts, columns: int) -> Iterator[str]:
     where = f"changed at {facts.path}" if facts.path else ""
     missed = f"{facts.missed:,} tokens missed" if facts.missed else ""
     if where or missed:
         yield _rule(
-            ", ".join(filter(None, (": ".join(filter(None, (where, facts.cause))), missed)))
+            ", ".join(filter(None, (": ".join(filter(None, (where, facts.cause))), missed))),
+            columns,
         )
     for name, text in (("before", facts.before), ("after", facts.after)):
         if facts.path:
-            yield f"{name:>21}   {cut(text, COLUMNS - 24) or '(nothing)'}"
+            yield f"{name:>21}   {cut(text, columns - 24) or '(nothing)'}"
 
 
-def _rule(words: str) -> str:
-    return f"──── {cut(words, COLUMNS - 10)} ────"
+def _rule(words: str, columns: int) -> str:
+    return f"──── {cut(words, columns - 10)} ────"

@@ -7,6 +7,7 @@ from weakref import WeakSet
 
 from mitmproxy import contentviews, http
 
+from prompt_cache_key.console import columns
 from prompt_cache_key.prompt_view.outline import Facts, outline
 from prompt_cache_key.usage.accounting import Accounting
 from prompt_cache_key.usage.reader import UsageReader
@@ -104,7 +105,9 @@ class PromptView:
             known = facts(flow)
             if not flow.response:
                 self._unanswered.add(flow)
-        return [line or " " for line in outline(data, known)]  # mitmweb hides an empty line
+        return [
+            line or " " for line in outline(data, known, columns())
+        ]  # mitmweb hides an empty line
 
 
 def facts(flow: http.HTTPFlow) -> Facts:

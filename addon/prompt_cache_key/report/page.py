@@ -119,8 +119,8 @@ def plural(count: int, noun: str, nouns: str = "") -> str:
 
 
 def rate(sums: Sums) -> str:
-    """Return the hit rate of some requests."""
-    return percent(sums.hit_rate)
+    """Return the hit rate of some requests; a dash if it is unknown."""
+    return "\N{EN DASH}" if sums.hit_rate is None else percent(sums.hit_rate)
 
 
 def period(requests: Sequence[FinishedRequest]) -> str:

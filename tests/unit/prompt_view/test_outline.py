@@ -43,7 +43,7 @@ def test_the_whole() -> None:
         *LINES,
         ALL,
         "",
-        "tokens: of each line, estimated; four characters each",
+        "tokens: estimated from the characters of a line",
     ]
 
 
@@ -60,7 +60,7 @@ def test_the_estimate_is_scaled_to_what_was_reported() -> None:
     lines = draw(BODY, input=50_000, cached=29_952)
     starts = [line.split()[0] for line in lines[5:-2]]
     assert starts == ["10,000", "10,000", "10,000", "────", "10,000", "10,000", "50,000"]
-    assert lines[-1].endswith("four characters each, scaled to the 50,000 reported")
+    assert lines[-1].endswith("characters of a line, scaled to the 50,000 reported")
     assert not any("cache up to" in line for line in draw(BODY, input=50_000))
 
 
@@ -171,20 +171,20 @@ def test_large_bodies_are_one_line() -> None:
     assert draw(body) == ["The body is too large to be shown: over 100,000 values"]
 
 
-def test_many_and_long_things_stay_in_bounds() -> None:
+@pytest.mark.parametrize("columns", [80, COLUMNS, 120])
+def test_many_and_long_things_stay_in_bounds(columns: int) -> None:
     evil = "\x1b[31m\u202e</script>中\n" * 100
     block = {"type": evil, "name": evil, "input": {evil: evil}}
-    lines = draw(
-        {
-            "model": evil,
-            "tools": [{"name": evil}] * (MAX_TOOLS + 1),
-            "system": evil,
-            "messages": [{"role": evil, "content": [block]}, *["m"] * MAX_PARTS],
-        },
-        **dict.fromkeys(("session", "agent", "cause", "path", "before", "after"), evil),
-    )
+    body = {
+        "model": evil,
+        "tools": [{"name": evil}] * (MAX_TOOLS + 1),
+        "system": evil,
+        "messages": [{"role": evil, "content": [block]}, *["m"] * MAX_PARTS],
+    }
+    facts = Facts(evil, evil, 10, 5, 3, evil, evil, evil, evil)
+    lines = outline(json.dumps(body).encode(), facts, columns)
     assert all(line.isprintable() for line in lines)
-    assert max(map(width, lines)) <= COLUMNS
+    assert max(map(width, lines)) == columns
     assert "… and 1 more" in " ".join(" ".join(lines).split())
     assert lines[-4].split(maxsplit=2)[2] == "1 more"
     assert len(lines) < 2 * MAX_PARTS

@@ -96,7 +96,7 @@ def test_what_the_flow_says_of_a_request() -> None:
         "                after   hello",
         "    4,000          9  in all",
         " ",
-        "tokens: of each line, estimated; four characters each, scaled to the 4,000 reported",
+        "tokens: estimated from the characters of a line, scaled to the 4,000 reported",
     ]
 
 

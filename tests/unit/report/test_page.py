@@ -170,7 +170,7 @@ WHOLE = report(
         "6,500 missed: should have been read from the cache",
         "1,508,500 new: no cache could have held it",
         "5,000 the upstream reports no cached tokens",
-        "1 response reported no usage; its tokens are not counted.",
+        "1 request without usage: the response failed or reported no tokens.",
         "Why tokens were missed tools reordered keep the order 6,500 tokens 1 request",
         "webshop 57f0d592 0% 6,500 1,525,000 5 tools reordered 11-25 09:46",
         "webshop 57f0d592 hit rate 0%, 5 requests, 1 miss",
@@ -191,14 +191,20 @@ def test_what_does_not_occur_is_not_explained() -> None:
     text = Reader(report(finished(usage=HIT), finished(1, HIT))).text
     assert "Hit rate 100% 20,000 of 20,000 prompt tokens read from the cache" in text
     assert "no misses" in text
-    for words in ("should have", "no cache could", "reports no cached", "Why tokens", "no usage"):
+    for words in (
+        "should have",
+        "no cache could",
+        "reports no cached",
+        "Why tokens",
+        "without usage",
+    ):
         assert words not in text
     assert "a request with missed tokens" not in text
 
 
 def test_without_cache_data_the_hit_rate_is_unknown() -> None:
     reader = Reader(report(finished(usage=Usage(5000, None, None, None))))
-    assert "Hit rate ?% no upstream has reported cached tokens" in reader.text
+    assert "Hit rate \N{EN DASH} no upstream has reported cached tokens" in reader.text
     assert "<title>Prompt cache</title>" in reader.html
 
 
