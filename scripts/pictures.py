@@ -23,7 +23,6 @@ from lib import ADDON, LOOPBACK, ROOT, TIMEOUT, free_port
 from lib.claude_code import run_claude_code
 from lib.client import Client
 from lib.gateway import Gateway, Step, call, say
-from lib.recordings import excerpt
 from lib.server import Server
 from PIL import Image
 from prompt_cache_key.cli import proxy_arguments
@@ -42,7 +41,12 @@ PROJECTS = {
     "90474187-3f1d-4b7e-8d6a-1c0e5b9a7f24": "wiki",
 }
 PROMPTS = "Why do some orders have no invoice?", "Fix it, and tell the team"
-FILES = {"orders.py": 9000, "invoices.py": 6000, "README.md": 3000}
+FUNCTION = "def total_of_{name}_{number}(items):\n    return sum(item.price for item in items)\n\n"
+FILES = {
+    "README.md": "# The shop\n\nOrders become invoices, once a night.\n" * 60,
+    "orders.py": "".join(FUNCTION.format(name="order", number=at) for at in range(110)),
+    "invoices.py": "".join(FUNCTION.format(name="invoice", number=at) for at in range(70)),
+}
 
 
 def read(name: str) -> Step:
@@ -69,7 +73,7 @@ STEPS = dict.fromkeys(PROJECTS, FEW_STEPS) | {
 """What the gateway answers: one session looks for tools, is resumed, and is evicted."""
 
 PASSWORD = "pictures"  # noqa: S105  # of a mitmweb that nobody else can reach
-WEB, PAGE, PHONE = (1400, 860), (1280, 1120), (400, 1500)
+WEB, PAGE, PHONE = (1700, 1200), (1280, 1150), (400, 1500)
 CHROMIUM = [
     "chromium",
     "--headless",
@@ -148,8 +152,8 @@ def played(tool: str, home: Path, *arguments: str) -> Iterator[tuple[Terminal, i
             for session, project in PROJECTS.items():
                 folder = home / project
                 folder.mkdir(exist_ok=True)
-                for name, size in FILES.items():
-                    (folder / name).write_text(excerpt(project + name, size))
+                for name, text in FILES.items():
+                    (folder / name).write_text(text)
                 run_claude_code(session, PROMPTS[0], settings, folder)
             session, project = next(iter(PROJECTS.items()))
             run_claude_code(session, PROMPTS[1], settings, home / project, resumes=True)
@@ -221,11 +225,16 @@ def browse(home: Path) -> None:
 def captures(home: Path) -> Iterator[tuple[str, str]]:
     """Yield what mitmproxy shows, each with its heading in the document."""
     with played("mitmproxy", home) as (terminal, _):
-        yield "The flow list", terminal.show(27, r"\[(\d\d)/\1\]", "G")
-        table = terminal.show(15, "main cause", ":promptcache.sessions", "Enter")
+        yield "The flow list", terminal.show(24, r"\[(\d\d)/\1\]", "G")
+        table = terminal.show(14, "main cause", ":promptcache.sessions", "Enter")
         yield "promptcache.sessions", table
         terminal.show(46, r"\[1/1\]", "q", "f", f'~comment "{CAUSE}"', "Enter")
-        yield "The Prompt view", terminal.show(46, "read from the cache", "Enter")
+        shown = terminal.show(80, "tokens: estimated", "Enter")
+        # Of the 22 headers one will do.
+        shown = re.sub(
+            r"(?<=\nAccept: )( +).*?(?=\nPrompt )", r"\1application/json\n…", shown, flags=re.DOTALL
+        )
+        yield "The Prompt view", re.sub(r"\n{3,}", "\n\n", shown)
 
 
 def replaced(text: str, heading: str, shown: str) -> str:
