@@ -29,9 +29,11 @@ from typing import NamedTuple, TypeVar
 from lib import ADDON, LOOPBACK, free_port
 from lib.claude_code_router import MODEL as CHAT_MODEL
 from lib.claude_code_router import NoRouterError, claude_code_router, install
+from lib.hostile import SIZE
 from lib.load import CHAT, END, Connection, conversation, post, session, upstream
 from lib.mitmdump import Mitmdump
 from lib.recordings import encoded
+from lib.stalls import stalls
 from mitmproxy import version
 from prompt_cache_key.body import Body
 from prompt_cache_key.bridge.waiting import WaitingRequests
@@ -339,8 +341,12 @@ def main() -> None:
     parser.add_argument("--soak", nargs="?", type=float, const=60, metavar="SECONDS")
     parser.add_argument("--peers", action="store_true", help="compare with claude-code-router")
     parser.add_argument("--quick", action="store_true", help="measure little, to see that it works")
+    parser.add_argument("--stalls", action="store_true", help="what hostile input costs others")
     arguments = parser.parse_args()
     print(machine())
+    if arguments.stalls:
+        size, rounds, every = (100_000, 1, 20) if arguments.quick else (SIZE, 3, 1)
+        sys.exit(not stalls(size, rounds, every))
     if arguments.soak:
         sys.exit(not soak(arguments.soak, 10 if arguments.quick else 100))
     benches = [bench_edit, bench_proxies, bench_keys, bench_memory, bench_bridge]

@@ -67,6 +67,14 @@ def test_medians_in_turn() -> None:
     assert seen == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
 
 
+def test_what_hostile_input_costs_others() -> None:
+    head, *rows = run("--stalls").split("\n\n")[1].rstrip("\n").split("\n")
+    assert head.split("  ")[0] == "the slowest other request"
+    assert len(rows) > 3
+    for row in rows:
+        assert re.fullmatch(r"  [a-zA-Z].* +(\d+ of \d+ ms +){2}\d+ MB +\d+ MB", row)
+
+
 def test_a_soak_without_a_store() -> None:
     output = run("--soak", "1", path="")
     assert re.search(r"^answers +[1-9]\d*$", output, re.MULTILINE)
