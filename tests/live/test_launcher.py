@@ -1,5 +1,6 @@
 """The launcher with a real proxy, and a Claude Code that is a script, or the real one."""
 
+import fcntl
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -57,11 +59,17 @@ def respond(request: Request) -> Reply:
 class Launched:
     """A launcher that runs, in an environment of its own."""
 
-    def __init__(self, folder: Path, run: str, *given: str, **variables: str) -> None:
+    def __init__(
+        self, folder: Path, run: str, *given: str, terminal: int = -1, **variables: str
+    ) -> None:
+        def control() -> None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
         self._folder = folder
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", COMMAND, *given],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if terminal < 0 else terminal,
+            preexec_fn=None if terminal < 0 else control,  # noqa: PLW1509
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -111,7 +119,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     program.chmod(0o700)
     launched: list[Launched] = []
 
-    def start(*args: str, **variables: str) -> Launched:
+    def start(*args: str, **variables: Any) -> Launched:
         launched.append(Launched(tmp_path, *args, **variables))
         return launched[-1]
 
@@ -338,6 +346,19 @@ def test_a_signal_ends_both(launch: Launch, number: signal.Signals) -> None:
     launched.process.send_signal(number)
     status, errors = launched.end()
     assert status == 128 + number
+    assert "log: " in errors
+    assert not answers(port)
+    assert not launched.settings()
+
+
+def test_a_terminal_that_is_closed_ends_both(launch: Launch) -> None:
+    ours, theirs = os.openpty()
+    launched = launch(WAIT, "--to", "http://127.0.0.1:9", terminal=theirs)
+    os.close(theirs)
+    port = launched.said()["port"]
+    os.close(ours)
+    status, errors = launched.end()
+    assert status == 128 + signal.SIGHUP
     assert "log: " in errors
     assert not answers(port)
     assert not launched.settings()

@@ -39,7 +39,9 @@ def test_real_engines_read_more_from_their_caches(arguments: list[str]) -> None:
 
 
 def test_no_answer_is_lost_while_a_replica_is_killed_and_started_again() -> None:
-    printed = proof("--short", "--restart", "--clients", "4", "--router", "stick", "--dialect", "chat")
+    printed = proof(
+        "--short", "--restart", "--clients", "4", "--router", "stick", "--dialect", "chat"
+    )
     assert re.search(r"The addon's totals agree: requests=21 ", printed)
     assert re.search(r"engines and addon alike: [\d,]+ in .*server-side", printed)
 
