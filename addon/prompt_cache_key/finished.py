@@ -46,6 +46,8 @@ class FinishedRequest(NamedTuple):
     """The affinity headers that were sent: names in lower case, with their values."""
     user: tuple[str, str] | None = None
     """Account and device of `metadata.user_id`; None if unknown."""
+    answered: float = 0.0
+    """When its response began, in Unix time: no earlier is its prompt in the cache; 0: unknown."""
     body: bytes = b""
     """The request body, decoded: only while misses are determined, empty in sums and pages."""
 

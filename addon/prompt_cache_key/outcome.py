@@ -99,7 +99,7 @@ class Outcome:
             if usage:
                 ours.ticket.row.response_id = reader.response_id
                 self._log_usage(flow, ours, usage)
-        finished = _finished(ours, usage, diagnosis)
+        finished = _finished(ours, usage, diagnosis, response)
         counted = self._count(ours, finished)
         if not any(each.flow is flow for each in counted):
             flow.metadata["prompt_cache_counts"] = False  # the call made for this request counts
@@ -126,7 +126,7 @@ class Outcome:
         self._add(self._unjudged)
         for ticket in self.state.sessions.close():
             _, ours = self._tickets[ticket]
-            self._add(self._count(ours, _finished(ours, None, "")))
+            self._add(self._count(ours, _finished(ours)))
 
     def _count(self, ours: RequestInFlight, finished: FinishedRequest) -> list[Counted]:
         """Return the requests that count now that one has finished."""
@@ -274,7 +274,12 @@ async def _feed(reader: UsageReader, body: bytes) -> None:
         reader.feed(body[start : start + STEP])
 
 
-def _finished(ours: RequestInFlight, usage: Usage | None, diagnosis: str) -> FinishedRequest:
+def _finished(
+    ours: RequestInFlight,
+    usage: Usage | None = None,
+    diagnosis: str = "",
+    response: http.Response | None = None,
+) -> FinishedRequest:
     session, agent, _ = ours.identity
     return FinishedRequest(
         time=ours.sent_at,
@@ -289,6 +294,7 @@ def _finished(ours: RequestInFlight, usage: Usage | None, diagnosis: str) -> Fin
         usage=usage,
         upstream=ours.upstream,
         diagnosis=diagnosis,
+        answered=response.timestamp_start if response else 0,
         project=project_of(ours.body),
         body=ours.body,
     )

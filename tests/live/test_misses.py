@@ -75,7 +75,8 @@ def conversation(dialect: str, turns: int, loaded: Sequence[str] = ()) -> Body:
         {"role": role, "content": f"{role} {at // 2} " * 2000} for at, role in enumerate(roles)
     ]
     if loaded:
-        call = {"type": "tool_use", "id": "t1", "name": "ToolSearch", "input": {"query": "x"}}
+        query = {"query": f"select:{','.join(loaded)}"}
+        call = {"type": "tool_use", "id": "t1", "name": "ToolSearch", "input": query}
         result = {"type": "tool_result", "tool_use_id": "t1", "content": "Tool loaded."}
         said[-1:] = [
             {"role": "assistant", "content": [call]},

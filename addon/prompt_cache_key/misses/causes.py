@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import dropwhile
 from typing import Any, NamedTuple
 
 from prompt_cache_key.log import text
@@ -14,6 +15,7 @@ from prompt_cache_key.misses.prefix import (
     chars_in,
     differ,
     elements,
+    spelled,
 )
 
 KEY = "prompt_cache_key changed"
@@ -71,7 +73,6 @@ KEY_OF_CLIENT = (
     "prompt_cache_overwrite=true here"
 )
 SHARED_KEY = "prompt_cache_scope=user lets the conversations of one user share a key"
-ROUTED_BY_SESSION = "nothing to set: the upstream routes each session by a value of its own"
 KEY_FORGOTTEN = "nothing to set: promptcache.forget ended the key"
 LONGER_CACHE = {
     True: "set CLAUDE_CODE_PROMPT_CACHE_TTL=1h in Claude Code",
@@ -86,6 +87,7 @@ DIAGNOSED = "nothing to set: the upstream says so, the prompt is unchanged"
 _SETTINGS = (
     ("model",),
     ("service_tier",),
+    ("speed",),
     ("tool_choice",),
     ("parallel_tool_calls",),
     ("reasoning",),
@@ -142,7 +144,8 @@ def cause_of(kind: str, detail: str = "", end: Difference | None = None) -> Caus
 # a <total_tokens> text               total_tokens countdown     countdown.jsonl
 # in tools                            see _tool_cause
 # the system prompt goes on where     system messages moved to   claude-code issue 90018: some
-# the earlier one ended               the front                  translators put them there
+# the earlier one ended, and none is  the front                  translators put them there
+# left among the messages
 # in the system prompt, or in a       system prompt changed
 # system message
 # in messages; a setting changed too  settings changed           settings are rendered in front
@@ -196,6 +199,11 @@ def as_cached_by_anthropic(body: dict[str, Any]) -> dict[str, Any]:
     return body | {"system": system, "tools": tools}
 
 
+def _following(body: dict[str, Any]) -> Iterator[Any]:
+    """Return the turns behind the system messages that a prompt begins with."""
+    return dropwhile(is_system, turns(body))
+
+
 def words(value: Any) -> str:
     """Return the text of a block or message, of one block or of several."""
     if isinstance(value, dict):
@@ -246,7 +254,7 @@ def _named(
     old, new = (elements(section, body.get(section)) for body in (before, after))
     here = {is_system(turns[at]) for turns in (old, new) if at < len(turns)}
     leads = section in FRONT or (True in here and all(map(is_system, new[:at])))
-    if leads and _has_grown(end):
+    if leads and _has_grown(end) and not any(map(is_system, _following(after))):
         return MOVED, ""
     if leads or here == {True}:
         return SYSTEM, ""
@@ -294,8 +302,9 @@ def _is_countdown(value: Any) -> bool:
 #
 # the tool at the first difference    cause                fixed by
 # ----------------------------------- -------------------- -----------------------------------------
-# is new, and ToolSearch was called   tool search loaded   tool_search.jsonl; with all the new tools
-# since, or it has `defer_loading`
+# is new, and ToolSearch was called   tool search loaded   tool_search.jsonl; with all such tools
+# since and names it, or it has
+# `defer_loading`
 # is new                              tool added           claude_code.jsonl, 1.0.128 163
 # was there, and is nowhere now       tool removed         claude_code.jsonl, 1.0.128 160
 # has the same name, another text     tool edited
@@ -308,14 +317,14 @@ def _tool_cause(before: dict[str, Any], after: dict[str, Any], budget: Budget) -
     )
     olds, news = ([_tool_name(tool) for tool in tools] for tools in (old, new))
     end = differ(("tools",), old, new, budget)
-    known, is_searched = set(olds), _calls_tool_search(before, after)
+    known, searches = set(olds), _tool_searches(before, after)
     loaded = [
         name
         for name, tool in zip(news, new, strict=True)
-        if name not in known and (is_searched or _is_deferred(tool))
+        if name not in known and (_is_deferred(tool) or _names(searches, name, budget))
     ]
     if not end:  # but the placeholder
-        return (TOOL_SEARCH, "") if is_searched else (REORDERED, "")
+        return (TOOL_SEARCH, "") if searches else (REORDERED, "")
     at = next((key for key in end.place if isinstance(key, int)), 0)
     earlier, name = (names[at] if at < len(names) else None for names in (olds, news))
     if name in loaded:
@@ -332,10 +341,16 @@ def _listed(names: list[str]) -> str:
     return ", ".join(inline(name, _LONGEST_NAME) for name in names[:_NAMED]) + more
 
 
-def _calls_tool_search(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Return whether the turns since the earlier prompt call Claude Code's tool search."""
+def _tool_searches(before: dict[str, Any], after: dict[str, Any]) -> list[Any]:
+    """Return the turns since the earlier prompt if they call Claude Code's tool search."""
     since = turns(after)[len(turns(before)) :]
-    return any(_tool_name(call) == _TOOL_SEARCH_CALL for turn in since for call in _calls(turn))
+    calls = (call for turn in since for call in _calls(turn))
+    return since if any(_tool_name(call) == _TOOL_SEARCH_CALL for call in calls) else []
+
+
+def _names(searches: list[Any], name: str, budget: Budget) -> bool:
+    """Return whether a search for tools asked for a tool by its name, or found it."""
+    return any(name in spelled(turn, budget) for turn in searches)
 
 
 def _calls(turn: Any) -> Iterator[Any]:

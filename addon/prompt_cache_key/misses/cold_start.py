@@ -3,19 +3,20 @@
 Conversations of one user and project have tools and most of the system prompt in common: 79 % of
 the first 12,400 tokens, measured with Claude Code 2.1.332. That share is read only if the key, the
 routing and everything in front of it are the same in both.
+
+Only what this side can see and a user can change is named. Where the upstream routes each session
+by a value of its own, or a shared key would overflow, a new conversation reads nothing by design.
+Where all is the same, the upstream may keep whole prompts only.
 """
 
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.misses.causes import (
-    ROUTED_BY_SESSION,
-    SERVER_SIDE,
     SHARED_KEY,
     Cause,
-    cause_of,
     find_cause,
     is_system,
     words,
@@ -45,6 +46,16 @@ from prompt_cache_key.misses.prefix import (
 _ALIKE = 0.5  # of the characters of tools and system prompt; those of two projects share over 80 %
 
 
+class _Alike(NamedTuple):
+    """Another session's prompt that begins like a new one, as far as both can have in common."""
+
+    other: FinishedRequest
+    before: dict[str, Any]
+    old: dict[str, Any]
+    new: dict[str, Any]
+    expected: int
+
+
 def cold_start(others: Iterable[FinishedRequest], request: FinishedRequest) -> Miss | None:
     """Say why the first request of a session read nothing of what another session has cached.
 
@@ -54,12 +65,12 @@ def cold_start(others: Iterable[FinishedRequest], request: FinishedRequest) -> M
     """
     budget = Budget()
     try:
-        for other in others:
-            if miss := _compared(other, request, budget):
-                return miss
+        compared = (_compared(other, request, budget) for other in others)
+        alike = next(filter(None, compared), None)
+        cause = _cause(alike, request, budget) if alike else None
     except (NotCompared, RecursionError):
-        pass
-    return None
+        return None
+    return miss_of(alike.expected, request, cause) if alike and cause else None
 
 
 def may_be_cold(request: FinishedRequest) -> bool:
@@ -68,7 +79,7 @@ def may_be_cold(request: FinishedRequest) -> bool:
     return is_known(request) and bool(usage and not usage.cached and usage.input > ROUNDING)
 
 
-def _compared(other: FinishedRequest, request: FinishedRequest, budget: Budget) -> Miss | None:
+def _compared(other: FinishedRequest, request: FinishedRequest, budget: Budget) -> _Alike | None:
     before, after = prompt_of(other, request), prompt_of(request, request)
     if before is None or after is None or not request.usage or not other.usage:
         return None
@@ -80,15 +91,21 @@ def _compared(other: FinishedRequest, request: FinishedRequest, budget: Budget) 
     )
     if not is_missed(expected, request) or not _begins_alike(old, new, budget):
         return None
-    if request.time - other.time > retention(before, request.upstream):
+    return _Alike(other, before, old, new, expected)
+
+
+def _cause(alike: _Alike, request: FinishedRequest, budget: Budget) -> Cause | None:
+    other, upstream = alike.other, request.upstream
+    if request.time - other.time > retention(alike.before, upstream):
         return None
     if other.key != request.key:
-        cause: Cause | None = key_changed(other, request)._replace(remedy=SHARED_KEY)
-    else:
-        cause = find_cause(old, new, compare(old, new, budget).end, budget)
-    if not cause and (cause := routing_changed(other, request)):
-        cause = cause._replace(remedy=ROUTED_BY_SESSION)
-    return miss_of(expected, request, cause or cause_of(SERVER_SIDE, "evicted or rerouted"))
+        by_session = any(header.scope == "session" for header in upstream.headers)
+        if upstream.is_limited or by_session:
+            return None
+        return key_changed(other, request)._replace(remedy=SHARED_KEY)
+    if routing_changed(other, request):
+        return None
+    return find_cause(alike.old, alike.new, compare(alike.old, alike.new, budget).end, budget)
 
 
 def _front(body: dict[str, Any]) -> dict[str, Any]:

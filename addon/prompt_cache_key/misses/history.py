@@ -7,7 +7,7 @@ from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.identity import UNKNOWN_SESSION
 from prompt_cache_key.misses.cold_start import cold_start, may_be_cold
 from prompt_cache_key.misses.comparison import MAX_SIZE
-from prompt_cache_key.misses.judge import judge, may_have_missed
+from prompt_cache_key.misses.judge import judge, may_have_missed, precedes
 from prompt_cache_key.misses.miss import Miss
 
 KEPT_SIZE = 32 << 20
@@ -126,7 +126,7 @@ def _is_alike(other: FinishedRequest, request: FinishedRequest) -> bool:
         other.conversation[1:] == request.conversation[1:]
         and other.user == request.user
         and other.project == request.project
-        and other.time <= request.time
+        and precedes(other, request)
     )
 
 

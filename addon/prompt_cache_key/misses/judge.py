@@ -12,7 +12,8 @@ tenth of expected. Only then are the bodies compared, in a thread, for the cause
 
 Invariants:
 
-- Only requests that were sent before this one are a yardstick, whatever the order of the answers.
+- Only requests whose answer had begun when this one was sent are a yardstick: no prompt is in the
+  cache before. Of requests at once, such as a retry, none is a yardstick for the others.
 - Without cached tokens in the usage, or with an undecided prompt count, there is no judgement.
 - A session of `?` is several sessions, so it is never judged.
 - The prompt has to continue the earlier one (`_continues`): subagents and helpers of old clients
@@ -190,9 +191,14 @@ def is_known(request: FinishedRequest) -> bool:
     return _cached(request) is not None and bool(request.usage and request.usage.is_certain)
 
 
+def precedes(earlier: FinishedRequest, request: FinishedRequest) -> bool:
+    """Return whether a prompt can have been in the cache when a request was sent."""
+    return max(earlier.time, earlier.answered) <= request.time
+
+
 def _expected(earlier: FinishedRequest, request: FinishedRequest) -> int:
     """Return how many tokens two prompts can have in common; 0 if that cannot be known."""
-    if not earlier.usage or not earlier.usage.is_certain or earlier.time > request.time:
+    if not earlier.usage or not earlier.usage.is_certain or not precedes(earlier, request):
         return 0
     return min(earlier.usage.input, request.usage.input) if request.usage else 0
 
@@ -222,7 +228,8 @@ def _continues(found: Comparison, cause: Cause | None) -> bool:
     """Return whether a prompt goes on with the conversation of the earlier one.
 
     It does not if nothing in it is answered yet: so begin the subagents and helpers of old clients,
-    under their session's name. Nor if both what stands in front and the first message are others.
+    under their session's name. If the first message is another one, it does only if the messages
+    that follow, or the words that the user wrote in it, are the same.
     """
     if is_remembered(found.after):
         return True
@@ -232,9 +239,18 @@ def _continues(found: Comparison, cause: Cause | None) -> bool:
     )
     if all(isinstance(turn, dict) and turn.get("role") == "user" for turn in after):
         return False
+    place, (first, later) = ("messages", 0), (each[:1] for each in (before, after))
+    if not differ(place, first, later, found.budget):
+        return True
     is_front_same = not found.shared.end or not cause or cause.kind in IN_TURNS
-    first = ("messages", 0), before[:1], after[:1]
-    return is_front_same or not differ(*first, found.budget)
+    goes_on = found.shared.depth[2] > 0
+    return is_front_same and (goes_on or not differ(place, _end(first), _end(later), found.budget))
+
+
+def _end(turns: list[Any]) -> Any:
+    """Return the last block of the first turn: behind reminders stands what the user wrote."""
+    content = turns[0].get("content") if turns and isinstance(turns[0], dict) else None
+    return content[-1] if isinstance(content, list) and content else content
 
 
 def _moved_behind(

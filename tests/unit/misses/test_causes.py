@@ -1,3 +1,4 @@
+import json
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +19,7 @@ COUNT = [("system", COUNTDOWN.format(number)) for number in (998, 997)]
 WAS, IS = ["s", COUNT[0][1]], ["s", COUNT[0][1], COUNT[1][1]]
 RULES = [("system", "a"), ("system", "b")]
 SETTINGS = (
-    "model service_tier tool_choice parallel_tool_calls reasoning reasoning_effort thinking "
+    "model service_tier speed tool_choice parallel_tool_calls reasoning reasoning_effort thinking "
     "output_config response_format verbosity"
 )
 
@@ -49,6 +50,11 @@ def found(before: Object, after: Object) -> Cause | None:
         ("system prompt changed", {"system": ["a"]}, {"system": ["a b"]}),
         ("system prompt changed", {"system": ["a", "b"]}, {"system": ["a"]}),
         ("system messages moved to the front", {"system": ["a"]}, {"system": ["a", "b"]}),
+        (
+            "system prompt changed",  # whoever moves some moves all
+            {"system": ["a"]},
+            {"system": ["a", "b"], "turns": [*TURNS, RULES[0]]},
+        ),
         ("total_tokens countdown", {"system": WAS}, {"system": IS}),
         ("total_tokens countdown", {"system": WAS}, {"system": ["s", COUNT[1][1]]}),
         ("total_tokens countdown", {"system": ["s"]}, {"system": WAS}),
@@ -175,12 +181,13 @@ def tool(dialect: str, name: str) -> Object:
     return {"name": name, "input_schema": {}}
 
 
-def searched(dialect: str) -> Object:
-    """Return a call of the tool search, as each dialect has it."""
+def searched(dialect: str, names: str) -> Object:
+    """Return a call of the tool search for these tools, as each dialect has it."""
+    query = {"query": f"select:{','.join(names)}"}
     if dialect == "messages":
-        block = {"type": "tool_use", "id": "1", "name": "ToolSearch", "input": {"query": "x"}}
+        block = {"type": "tool_use", "id": "1", "name": "ToolSearch", "input": query}
         return {"role": "assistant", "content": [block]}
-    call = {"name": "ToolSearch", "arguments": "{}"}
+    call = {"name": "ToolSearch", "arguments": json.dumps(query)}
     if dialect == "chat":
         return {"role": "assistant", "content": None, "tool_calls": [{"function": call}]}
     return call | {"type": "function_call", "call_id": "1"}
@@ -208,16 +215,27 @@ def test_tool_search(dialect: str, words: str, before: str, after: str) -> None:
     turns = "input" if dialect == "responses" else "messages"
     first = {"role": "user", "content": "load a tool"}
     earlier = {"tools": old, turns: [first]}
-    cause = found(earlier, {"tools": new, turns: [first, searched(dialect)]})
+    search = searched(dialect, after)
+    cause = found(earlier, {"tools": new, turns: [first, search]})
     assert cause
     assert cause.words == words
     if words.startswith("tool search"):
         assert cause.kind == "tool search loaded"
         assert "ENABLE_TOOL_SEARCH=false" in cause.remedy
     # the call came before, so that it does not explain the change
-    known = found(earlier | {turns: [first, searched(dialect)]}, {"tools": new, turns: [first]})
+    known = found(earlier | {turns: [first, search]}, {"tools": new, turns: [first]})
     assert known
     assert known.kind != "tool search loaded"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_tool_that_was_not_searched_for_is_added(dialect: str) -> None:
+    """As by an MCP server that connects meanwhile."""
+    turns = "input" if dialect == "responses" else "messages"
+    old, new = ([tool(dialect, name) for name in names] for names in ("KZ", "JKYZ"))
+    cause = found({"tools": old}, {"tools": new, turns: [searched(dialect, "Y")]})
+    assert cause
+    assert cause.words == "tool added: J"
 
 
 def test_deferred_tools_are_of_the_tool_search() -> None:

@@ -4,7 +4,7 @@ import pytest
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.misses.cold_start import cold_start, may_be_cold
 from prompt_cache_key.misses.comparison import MAX_MARKS
-from prompt_cache_key.upstreams import Upstream
+from prompt_cache_key.upstreams import RoutingHeader, Upstream
 from prompt_cache_key.usage.reader import Usage
 from unit.misses.prompts import ATTRIBUTION, DIALECTS, SYSTEM, Object, body, finished
 
@@ -29,8 +29,8 @@ def first(dialect: str, session: str, *, cch: str = "1", **parts: Any) -> Finish
         ("system prompt changed", {"system": [f"{ATTRIBUTION}1;", "Other.", SYSTEM[1]]}, {}),
         ("settings changed", {"tool_choice": "none"}, {}),
         ("prompt_cache_key changed", {"cch": "2"}, {"key": "l"}),
-        ("routing header changed", {}, {"routing": (("x-a", "2"),)}),
-        ("server-side", {}, {}),
+        (None, {"cch": "2"}, {"routing": (("x-a", "2"),)}),  # the upstream routes by session
+        (None, {}, {}),  # nothing differs that can be seen here
         (None, {"tools": ["X"], "system": ["Something else."]}, {}),  # it does not begin alike
         (None, {"cch": "2"}, {"time": 601.0}),  # it was too long ago
         (None, {"cch": "2"}, {"usage": Usage(2060, 0, None, None)}),  # little to read
@@ -49,33 +49,40 @@ def test_a_new_conversation_that_read_nothing(
 
 
 @pytest.mark.parametrize(
-    ("fields", "remedy"),
-    [({"key": "l"}, "prompt_cache_scope=user"), ({"routing": (("a", "b"),)}, "nothing to set")],
+    ("upstream", "helps"),
+    [
+        (Upstream(), True),
+        (Upstream(headers=(RoutingHeader("x-a"),)), True),
+        (Upstream(headers=(RoutingHeader("x-a", "session"),)), False),
+        (Upstream(is_limited=True), False),
+    ],
 )
-def test_what_separates_two_sessions_by_design(fields: Object, remedy: str) -> None:
-    found = cold_start([first("chat", "a")], first("chat", "b")._replace(**fields))
-    assert found
-    assert remedy in found.remedy
+def test_another_key_is_a_cause_where_a_shared_one_helps(upstream: Upstream, helps: bool) -> None:
+    new = first("chat", "b")._replace(key="l", routing=(("x-a", "l"),), upstream=upstream)
+    found = cold_start([first("chat", "a")], new)
+    assert bool(found) == helps
+    assert not found or "prompt_cache_scope=user" in found.remedy
 
 
 def test_the_first_that_begins_alike_is_taken() -> None:
     stranger = first("chat", "c", tools=["X"], system=["Something else."])
     no_usage = first("chat", "c", cch="2")._replace(usage=None)
     broken = first("chat", "c")._replace(body=b"{1}")
-    found = cold_start([stranger, no_usage, broken, first("chat", "a")], first("chat", "b"))
+    others = [stranger, no_usage, broken, first("chat", "a", tool_choice="none")]
+    found = cold_start(others, first("chat", "b"))
     assert found
-    assert found.kind == "server-side"
+    assert found.kind == "settings changed"
+    assert cold_start([first("chat", "a"), *others], first("chat", "b")) is None
 
 
 @pytest.mark.parametrize("marker", [{}, {"ttl": "1h"}])
 def test_at_anthropic(marker: Object) -> None:
     """The attribution is no cause there, and `cache_control` is the retention."""
-    request = body("messages", turns=[("user", "a")], cache_control=marker)
-    old = finished(request, NOTHING, session="a")
-    new = finished(request, NOTHING, session="b", upstream=Upstream(is_anthropic=True))
-    found = cold_start([old], new._replace(time=200.0))
-    assert found
-    assert found.kind == "server-side"
+    old, new = (first("messages", name, cch=name, cache_control=marker) for name in "ab")
+    new = new._replace(time=200.0, upstream=Upstream(is_anthropic=True))
+    assert cold_start([old], new) is None
+    old = first("messages", "a", tool_choice="none", cache_control=marker)
+    assert cold_start([old], new)
     assert (cold_start([old], new._replace(time=400.0)) is None) == (not marker)
 
 

@@ -113,6 +113,7 @@ def test_routing_header(before: Any, after: Any, was: str, is_: str) -> None:
     assert (found.before, found.after) == (was, is_)
 
 
+BLOCKS: Any = [("user", [{"type": "text", "text": "another one"}]), ("assistant", "b")]
 LARGE = b'{"model":"m"' + b" " * MAX_SIZE + b"}"
 DEEP = b'{"messages":' + b"[" * 5000 + b"1" + b"]" * 5000 + b"}"
 MANY = b'{"messages":[' + b"0," * 240_000 + b"%d]}"
@@ -139,6 +140,11 @@ WORDS = b'{"tools":[' + b'{"content":[' * 5000 + b'"1"' + b"]}" * 5000 + b"]}"
         # a conversation of its own
         ([AFTER], sent(body("chat", turns=[("user", "a"), ("user", "b")]), time=1)),
         ([AFTER], sent(body("responses", turns=FIRST), time=1)),
+        # sent before the first answer began, as a retry and a question on the side
+        ([BEFORE._replace(answered=2)], AFTER),
+        # of subagents that began alike, as old clients name them
+        ([AFTER], sent(body("chat", turns=[("user", "a"), ("assistant", "b")]), time=1)),
+        ([AFTER], sent(body("chat", turns=BLOCKS), time=1)),
         # another one of which nothing is left
         ([AFTER], sent(body("chat", tools=["X"], turns=[("user", "a"), *LATER[1:]]), time=1)),
         # what it shares most with is another one's, but too short to lose much of
@@ -164,6 +170,16 @@ def test_a_change_that_costs_little_is_no_cause(kind: str, last: str | None, tim
     found = judge([earlier], sent(body("chat", turns=turns), time=time))
     assert found
     assert found.kind == kind
+
+
+def test_a_first_message_that_changed_before_what_the_user_wrote() -> None:
+    reminder, wrote = ({"type": "text", "text": f"{n} " * 9000} for n in ("old", "wrote"))
+    old: Any = [("user", [reminder, wrote])]
+    new: Any = [("user", [reminder | {"text": "new"}, wrote]), ("assistant", "b"), ("user", "c")]
+    earlier, later = (sent(body("messages", turns=each)) for each in (old, new))
+    found = judge([earlier], later)
+    assert found
+    assert found.kind == "messages rewritten"
 
 
 def test_what_the_upstream_remembers_goes_on() -> None:

@@ -53,6 +53,8 @@ def exchange(
         kind = {"content-type": "application/json"}
         answer = http.Response.make(200, json.dumps(answer), kind)
     each.response = answer
+    if answer:
+        answer.timestamp_start = at
     return each
 
 
