@@ -6,53 +6,50 @@ cached tokens and the cache writes, and that of Anthropic Messages excludes both
 translators between the dialects leave out what should be in, or add what is in already, and the
 field names do not show it. Counted wrongly, the prompt doubles and each hit becomes a miss.
 
-The idea. There are three ways to count (`Counting`); each gives another size for the whole prompt.
-Often one response proves one of them by arithmetic: more tokens cannot be cached than the prompt
-has, and totals have to add up. An endpoint counts in one way, so a proof also holds for responses
-of the same conversation, and of the same endpoint, that prove nothing themselves. And a
-conversation's prompt grows by a little from turn to turn: where one way of counting continues the
-last prompt and the other doubles it, the former is right.
+The idea. Two questions are to be answered: does the prompt count leave out the tokens that were
+read from the cache, and those that were written to it (`_LeavesOut`)? Often one response proves an
+answer by arithmetic: more tokens cannot be cached than the prompt has, and totals have to add up.
+An endpoint counts in one way, so a proof also holds for responses of the same conversation, and of
+the same endpoint, that prove nothing themselves. And a conversation's prompt grows by a little from
+turn to turn: where one way of counting continues the last prompt and the other doubles it, the
+former is right.
 
 The case that needs all this is Messages with a prompt count at least as large as cached tokens and
 cache writes together. Anthropic's own responses to Claude Code hardly ever are that case: the last
 message has a cache breakpoint, so `input_tokens` is a few tokens, and one such response is a proof.
 
-Decisions, the first that applies (p prompt, c cached, w cache writes, o output):
+What proves an answer, the first that applies (p prompt, c cached, w cache writes, o output):
 
-    case                                          way to count         proof  certain  seen at
-    1  c + w = 0                                  all give p           no     yes      every first
-    2  uncached tokens reported, c + uncached is  the one that gives   yes    yes      DeepSeek,
-       the prompt by one way                      that                                 llama.cpp
-    3  total - o is p + c or p + c + w            the one that gives   yes    yes      gateways of
-                                                  that                                 FACTS, chat
-    4  excluded by dialect, c + w > p;            without cache        yes    yes      Anthropic;
-       included by dialect, w > p                                                      pi 2048
-    5  excluded by dialect, w > 0, c + w = p      whole                yes    yes      codex-proxy
-    6  included by dialect, c > p >= w            as proved, or        yes    yes      gateways,
-                                                  without reads                        chat
-    7  one way doubles the conversation's last    whole                weak   yes      grok2api,
-       prompt, the other continues it                                                  new-api
-    8  the conversation has had a proof           as proved            no     yes
-    9  excluded by dialect, and the endpoint      as proved            no     yes
-       has had a proof
-    10 included by dialect                        whole                no     yes      OpenAI
-    11 excluded by dialect, total - o = p         whole                no     yes
-    12 else                                       without cache        no     no
+    case                                             leaves out        seen at
+    1  uncached tokens reported, and c + uncached    what gives that   DeepSeek, llama.cpp
+       is the prompt
+    2  total - o is p + c or p + c + w               what gives that   Portkey, other gateways
+    3  w > p                                         both              Anthropic; pi 2048
+    4  c > p, or by dialect both are left out and    reads; writes     CLIProxyAPI 5956, gateways
+       c + w > p                                     perhaps
+    5  by dialect both are left out, w > 0, c + w    none              codex-proxy
+       is p
+    6  else the conversation's prompt would double   none (weak)       grok2api, new-api
 
-In cases 4 and 6 "more" is by over 2%: DashScope streams an estimate of the whole prompt first
-(3,602) and what was read of it last (3,604). In case 6 cache writes may be in p or not; of the two
-the smaller prompt is assumed, as from a larger one misses would follow that are none.
+"More" is by over 2% there: DashScope streams an estimate of the whole prompt first (3,602) and what
+was read of it last (3,604). A proof replaces the conversation's and the endpoint's earlier one. A
+weak proof replaces the conversation's, and the endpoint's only if that has none: it errs where one
+turn adds as many tokens as the whole prompt had, which the next turn disproves (case 3 or 4) and
+which makes no miss.
 
-A proof replaces the conversation's and the endpoint's earlier one. A weak proof replaces the
-conversation's, and the endpoint's only if that has none: it errs where one turn adds as many tokens
-as the whole prompt had, which the next turn disproves (case 4) and which makes no miss.
+What is assumed without a proof, the first that applies:
+
+    reads: as proved for the conversation; not left out, if by dialect none are; as proved for the
+           endpoint; not left out, if total - o is p; else left out, which is not certain
+    writes: as proved for the conversation, for the endpoint; left out, if that is not certain of
+           reads either; else not left out, as from a larger prompt misses follow that are none
 
 Absent and zero. vLLM and others leave the cached tokens out where none were cached. So on a
 conversation that has reported cached tokens before, a complete response without them has 0 cached
 tokens. An incomplete one may have had them in its end: they stay unknown.
 
 What is not promised. A request is counted once, when its response has ended: by the best guess at
-that time (case 12). A later proof does not change earlier requests; a guess is marked
+that time. A later proof does not change earlier requests; a guess is marked
 (`Usage.is_certain`), no miss is judged by it, and on one conversation there are few. Incomplete
 responses are counted by what is known and prove nothing.
 """
@@ -61,8 +58,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 from prompt_cache_key.usage.reader import Usage
 
@@ -84,33 +80,39 @@ _ESTIMATE = 1.02
 _Value = TypeVar("_Value")
 
 
-class Counting(Enum):
-    """What an upstream's prompt count includes."""
+class _LeavesOut(NamedTuple):
+    """What an upstream's prompt count leaves out; None: it is not known."""
 
-    WHOLE = "the whole prompt"
-    WITHOUT_READS = "the prompt without what was read from the cache"
-    WITHOUT_CACHE = "the prompt without what was read from or written to the cache"
+    reads: bool | None
+    writes: bool | None
+
+    def updated(self, proof: _LeavesOut) -> _LeavesOut:
+        """Return what is known once a response has proved something."""
+        is_old = proof.reads in (None, self.reads) and proof.writes is None
+        return self if is_old else proof
 
     def prompt(self, report: Report) -> int:
         """Return the size of the whole prompt, if it is counted this way."""
         prompt, cached, written = _counts(report)
-        if self is Counting.WHOLE:
-            return max(prompt, cached)
-        return prompt + cached + (written if self is Counting.WITHOUT_CACHE else 0)
+        whole = prompt + cached * bool(self.reads) + written * bool(self.writes)
+        return max(whole, cached)  # an estimate may be smaller
 
 
-_WITHOUT = (Counting.WITHOUT_READS, Counting.WITHOUT_CACHE)
+_UNKNOWN = _LeavesOut(None, None)
+_NONE = _LeavesOut(reads=False, writes=False)
+_BOTH = _LeavesOut(reads=True, writes=True)
 
 
 @dataclass
 class _Conversation:
     reports_cached: bool = False
-    counting: Counting | None = None
+    leaves_out: _LeavesOut = _UNKNOWN
     last: Report | None = None
 
 
+@dataclass
 class _Endpoint:
-    counting: Counting | None = None
+    leaves_out: _LeavesOut = _UNKNOWN
 
 
 class Accounting:
@@ -132,12 +134,13 @@ class Accounting:
             return None
         known = self._conversations.get(conversation)
         at = _Endpoint() if endpoint is None else self._endpoints.get(endpoint)
-        proof, is_weak = _proof(report, known, at)
-        if proof and report.is_complete:
-            known.counting = proof
-            if not (is_weak and at.counting):
-                at.counting = proof
-        counting, is_certain = (proof, True) if proof else _assumed(report, known, at)
+        proof, is_weak = _proof(report, known.last)
+        proved = known.leaves_out.updated(proof)
+        if report.is_complete:
+            known.leaves_out = proved
+            if not is_weak or at.leaves_out == _UNKNOWN:
+                at.leaves_out = at.leaves_out.updated(proof)
+        leaves_out, is_certain = _assumed(report, proved, at.leaves_out)
 
         cached = report.cached
         if report.is_complete:
@@ -145,7 +148,7 @@ class Accounting:
             known.reports_cached |= cached is not None
             if cached is None and known.reports_cached:
                 cached = 0
-        prompt = counting.prompt(report)
+        prompt = leaves_out.prompt(report)
         return Usage(prompt, cached, report.written, report.output, is_certain)
 
 
@@ -169,35 +172,34 @@ def _counts(report: Report) -> tuple[int, int, int]:
     return report.prompt, report.cached or 0, report.written or 0
 
 
-def _proof(report: Report, known: _Conversation, at: _Endpoint) -> tuple[Counting | None, bool]:
-    """Return the way to count that is proved, and whether the proof is weak (cases 2 to 7)."""
+def _proof(report: Report, last: Report | None) -> tuple[_LeavesOut, bool]:
+    """Return what a response proves, and whether the proof is weak."""
     prompt, cached, written = _counts(report)
-    if not cached + written:
-        return None, False
     if proof := _sum(report):
         return proof, False
-    most = cached + written if report.excludes_cache else written
-    if most > _ESTIMATE * prompt:
-        return Counting.WITHOUT_CACHE, False
-    if report.excludes_cache and written and most == prompt:
-        return Counting.WHOLE, False
-    if cached > _ESTIMATE * prompt:
-        proved = (each for each in (known.counting, at.counting) if each in _WITHOUT)
-        return next(proved, Counting.WITHOUT_READS), False
-    return (Counting.WHOLE if _doubles(known.last, report) else None), True
+    most = _ESTIMATE * prompt
+    if written > most:
+        return _BOTH, False
+    if cached > most or (report.excludes_cache and cached + written > most):
+        return _LeavesOut(reads=True, writes=None), False
+    if report.excludes_cache and written and cached + written == prompt:
+        return _NONE, False
+    return (_NONE if _doubles(last, report) else _UNKNOWN), True
 
 
-def _sum(report: Report) -> Counting | None:
-    """Return the way to count by which a sum of the counts is another count (cases 2 and 3)."""
-    if report.uncached:
-        for counting in Counting:
-            if counting.prompt(report) == (report.cached or 0) + report.uncached:
-                return counting
+def _sum(report: Report) -> _LeavesOut | None:
+    """Return the way to count by which one count is the sum of others (cases 1 and 2)."""
+    prompt, cached, written = _counts(report)
+    ways = [_NONE, _LeavesOut(reads=True, writes=False if written else None), _BOTH]
+    if report.uncached and cached + written:
+        for way in ways:
+            if way.prompt(report) == cached + report.uncached:
+                return way
     if report.total:
-        for counting in _WITHOUT:
-            whole = counting.prompt(report)
-            if whole > report.prompt and whole == report.total - (report.output or 0):
-                return counting
+        for way in ways[1:]:
+            whole = way.prompt(report)
+            if whole > prompt and whole == report.total - (report.output or 0):
+                return way
     return None
 
 
@@ -217,17 +219,19 @@ def _doubles(last: Report | None, report: Report) -> bool:
     )
 
 
-def _assumed(report: Report, known: _Conversation, at: _Endpoint) -> tuple[Counting, bool]:
-    """Return the way to count where none is proved, and if it is certain (cases 1, 8 to 12)."""
-    _, cached, written = _counts(report)
-    if not cached + written:
-        return Counting.WHOLE, True
-    if known.counting:
-        return known.counting, True
-    if not report.excludes_cache:
-        return Counting.WHOLE, True
-    if at.counting:
-        return at.counting, True
-    if report.total and report.total - (report.output or 0) == report.prompt:
-        return Counting.WHOLE, True
-    return Counting.WITHOUT_CACHE, False
+def _assumed(report: Report, proved: _LeavesOut, at: _LeavesOut) -> tuple[_LeavesOut, bool]:
+    """Return what the prompt count leaves out, and whether that is certain.
+
+    `proved` is of the conversation, `at` of the endpoint.
+    """
+    prompt, cached, written = _counts(report)
+    if proved.reads is None:
+        if not report.excludes_cache or not cached + written:
+            return _NONE, True
+        if at.reads is None:
+            is_sum = report.total and report.total - (report.output or 0) == prompt
+            return (_NONE, True) if is_sum else (_BOTH, False)
+        proved = at
+    if proved.reads and proved.writes is None and at.reads:
+        return at, True
+    return proved, True

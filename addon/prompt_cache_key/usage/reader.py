@@ -66,6 +66,7 @@ _WRITTEN = (
     "cache_creation_input_tokens",  # Anthropic
     "cache_creation_tokens",  # LiteLLM, in the details
     "cached_creation_tokens",  # new-api, in the details
+    "prompt_cache_write_tokens",  # Tencent's CodeBuddy
 )
 _ANTHROPIC = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _PROMPT = ("prompt_tokens", "input_tokens", *_READ, *_WRITTEN)

@@ -93,6 +93,10 @@ ONE_RESPONSE: dict[str, tuple[Counts, Result | None]] = {
         chat(3000, prompt_token_details={"cached_tokens": 2500}),
         (3000, 2500, True),
     ),
+    "Tencent": (
+        chat(2500, 0, prompt_cache_hit_tokens=2000, prompt_cache_write_tokens=400),
+        (2500, 2000, True),
+    ),
     # The total has the cached tokens, the prompt count has not.
     "chat, total": (chat(3000, 2500, total_tokens=5600), (5500, 2500, True)),
     "chat, total with writes": (chat(3000, 2000, 500, total_tokens=5600), (5500, 2000, True)),
@@ -211,6 +215,19 @@ CONVERSATIONS: dict[str, tuple[list[Counts], list[Result | None]]] = {
     "Claude with a turn that is mostly not cached": (
         [messages(3, 0, 20_000), messages(3, 20_000, 400), messages(9000, 5000, 2000)],
         [(20_003, 0, True), (20_403, 20_000, True), (16_000, 5000, True)],
+    ),
+    "Claude with a turn of which less was written than was new": (
+        [messages(3, 0, 20_000), messages(900, 20_000, 400), messages(3, 21_000, 900)],
+        [(20_003, 0, True), (21_300, 20_000, True), (21_903, 21_000, True)],
+    ),
+    # CLIProxyAPI 5956: the prompt count has the cache writes.
+    "Messages, without reads": (
+        [messages(20_000, 0, 19_990), messages(5000, 20_000, 4990), messages(900, 25_000, 890)],
+        [(39_990, 0, False), (25_000, 20_000, True), (25_900, 25_000, True)],
+    ),
+    "Messages, without reads, seen later": (
+        [messages(1000, 25_000, 0), messages(5000, 26_000, 4990), messages(9000, 8000, 900)],
+        [(26_000, 25_000, True), (31_000, 26_000, True), (17_000, 8000, True)],
     ),
     "codex-proxy": (
         [messages(3000, 0, 3000), messages(3500, 2900, 600), messages(4000, 3400, 0)],
@@ -352,8 +369,8 @@ def usages(draw: st.DrawFn) -> tuple[Counts, Usage]:
     whole = cached + written + new
     dialect = draw(st.sampled_from([chat, responses, messages]))
     if dialect is messages:
-        if 2 * new >= cached + written:
-            cached, whole = 2 * new, 3 * new + written
+        written = max(written, 2 * new)  # the last message has a cache breakpoint
+        whole = cached + written + new
         counts = messages(new, cached, written)
     else:
         counts = dialect(whole, cached, written, total_tokens=whole + 100)
