@@ -7,21 +7,17 @@ What is compared is measured in turn (A B C A B C …) within one run, and given
 """
 
 import argparse
-import asyncio
 import itertools
 import json
 import os
 import platform
-import random
 import re
 import sys
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple, TypeVar
@@ -30,16 +26,11 @@ from lib import ADDON, LOOPBACK, free_port
 from lib.claude_code_router import MODEL as CHAT_MODEL
 from lib.claude_code_router import NoRouterError, claude_code_router, install
 from lib.hostile import SIZE
-from lib.load import CHAT, END, Connection, conversation, post, session, upstream
+from lib.load import CHAT, END, Connection, conversation, post, upstream
 from lib.mitmdump import Mitmdump
-from lib.recordings import encoded
 from lib.stalls import stalls
 from mitmproxy import version
 from prompt_cache_key.body import Body
-from prompt_cache_key.bridge.waiting import WaitingRequests
-from prompt_cache_key.identity import Identity, user_id
-from prompt_cache_key.keys import Keys, Name
-from prompt_cache_key.stats.sessions import Sessions
 from soak import soak
 
 T = TypeVar("T")
@@ -68,12 +59,10 @@ class Plan(NamedTuple):
     proxied: Sequence[int] = (130_000, 1_200_000)
     connections: int = 16
     pauses: Sequence[float] = (0.3, 0.03)
-    sessions: Sequence[int] = (1, 10_000, 1_000_000)
-    in_flight: int = 50
     asked: int = 80
 
 
-QUICK = Plan(0.1, (10_000,), (20_000,), 2, (0.01,), (1, 100), 3, 3)
+QUICK = Plan(0.1, (10_000,), (20_000,), 2, (0.01,), 3)
 
 
 def row(name: str, *cells: str) -> None:
@@ -125,15 +114,10 @@ def edited(raw: bytes) -> bytes:
     return raw if body.has_key or not body.model else body.with_key(KEY)
 
 
-def edited_without_header(raw: bytes) -> bytes:
-    """Put a key in for a client whose session only the body shows."""
-    return edited(raw) if user_id(Body(raw)) else raw
-
-
 def bench_edit(plan: Plan) -> None:
     """Compare the edit alone with what it does at least, and with what is simple."""
-    names = "one copy", "this addon", "no session header", "json loads, one copy"
-    head("the edit alone", *names, "json loads, dumps")
+    names = "one copy", "this addon", "json loads, one copy", "json loads, dumps"
+    head("the edit alone", *names)
     for size in plan.edited:
         contents = [conversation(size, seed) for seed in range(4)]
         times = in_turn(
@@ -141,7 +125,6 @@ def bench_edit(plan: Plan) -> None:
             contents,
             lambda raw: bytes(memoryview(raw)),
             edited,
-            edited_without_header,
             lambda raw: (json.loads(raw), bytes(memoryview(raw))),
             lambda raw: json.dumps({"prompt_cache_key": KEY} | json.loads(raw)).encode(),
         )
@@ -265,76 +248,6 @@ def bench_peers(plan: Plan) -> None:
         row(f"  {hop}", *columns, f"{rate:,.0f}/s")
 
 
-def name(number: int) -> Name:
-    """Return what identifies the key of a session."""
-    return MODEL, session(number)
-
-
-def bench_keys(plan: Plan) -> None:
-    """Measure how a look-up depends on the number of sessions."""
-    head("one key look-up", *(f"of {count:,}" for count in plan.sessions))
-    stores = [Keys(max_sessions=count) for count in plan.sessions]
-    for count, keys in zip(plan.sessions, stores, strict=True):
-        for number in range(count):
-            keys.get_now(name(number), time.monotonic())
-    rng = random.Random(0)  # noqa: S311
-    for what, limit in (("  100 in use", 100), ("  all in use", max(plan.sessions))):
-        times: list[list[float]] = [[] for _ in stores]
-        for _ in range(max(1, int(plan.seconds * 40))):
-            for count, keys, taken in zip(plan.sessions, stores, times, strict=True):
-                numbers = rng.choices(range(min(count, limit)), k=1000)
-                names, now = [name(number) for number in numbers], time.monotonic()
-                start = time.perf_counter_ns()
-                for each in names:
-                    keys.get_now(each, now)
-                taken.append((time.perf_counter_ns() - start) / len(names))
-        row(what, *(f"{median(taken):,.0f} ns" for taken in times))
-
-
-def bench_memory(plan: Plan) -> None:
-    """Measure what a session takes."""
-    keys, sessions, count = Keys(), Sessions(), plan.sessions[1]
-    tracemalloc.start()
-    known = [name(number) for number in range(count)]
-    for each in known:
-        keys.get_now(each, time.monotonic())
-    of_keys, _ = tracemalloc.get_traced_memory()
-    for model, id_ in known:
-        sessions.begin(id_, "main", model)
-    of_both, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    head("memory for a session", "its key", "its sums")
-    row("", f"{of_keys / count:.0f} bytes", f"{(of_both - of_keys) / count:.0f} bytes")
-
-
-def bench_bridge(plan: Plan) -> None:
-    """Measure what it takes to find the origin of a call among the requests in flight."""
-    count = plan.in_flight
-    identities = [Identity(session(number), "main", "header") for number in range(count)]
-    contents = [conversation(100_000, number) for number in range(count)]
-    calls = [encoded({**json.loads(contents[n]), "metadata": None}) for n in (0, -1, 1)]
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(max(1, int(plan.seconds))):
-        bridge = WaitingRequests()
-        for number, raw in enumerate(contents):
-            bridge.add(number, identities[number], partial(bytes, raw))
-        for call, number, taken in zip(calls, (0, count - 1, 1), times, strict=True):
-            start = time.perf_counter()
-            found = asyncio.run(bridge.find(call, partial(asyncio.sleep, 0)))
-            taken.append(time.perf_counter() - start)
-            if not found or found[:2] != (number, identities[number]):
-                raise ValueError(found)
-
-    def pass_by(_: None) -> None:
-        bridge.add(count, identities[0], bytes)
-        bridge.remove(count)
-
-    (front,) = in_turn(plan.seconds / 10, [None] * 1000, pass_by)
-    names = "oldest's call", "newest's call", "a later call", "no call"
-    head(f"the bridge, {count} in flight", *names)
-    row("", *(f"{median(taken) * 1e3:.1f} ms" for taken in times), f"{front * 1e6:.2f} µs")
-
-
 def main() -> None:
     """Print the table, or run the soak and end with status 1 if a check failed."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
@@ -349,9 +262,8 @@ def main() -> None:
         sys.exit(not stalls(size, rounds, every))
     if arguments.soak:
         sys.exit(not soak(arguments.soak, 10 if arguments.quick else 100))
-    benches = [bench_edit, bench_proxies, bench_keys, bench_memory, bench_bridge]
     try:
-        for bench in [bench_peers] if arguments.peers else benches:
+        for bench in [bench_peers] if arguments.peers else [bench_edit, bench_proxies]:
             bench(QUICK if arguments.quick else Plan())
     except NoRouterError as e:
         sys.exit(f"bench: {e}")

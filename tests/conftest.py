@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 settings.register_profile(
     "brief", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile(
+    "fuzz", settings.get_profile("brief"), max_examples=100, derandomize=False, print_blob=True
+)
 settings.load_profile("brief")
 
 

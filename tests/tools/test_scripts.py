@@ -8,7 +8,7 @@ import pytest
 from lib import ROOT
 
 
-@pytest.mark.parametrize("name", ["run", "demo", "report", "bench", "test"])
+@pytest.mark.parametrize("name", ["run", "demo", "report", "bench", "fuzz", "test"])
 def test_help_is_there_before_anything_is_installed(tmp_path: Path, name: str) -> None:
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
