@@ -1,4 +1,4 @@
-"""Decode content codings (gzip, deflate, br, zstd) in bounded memory and bounded time.
+"""Decode and encode content codings (gzip, deflate, br, zstd) in bounded memory and bounded time.
 
 A body of some hundred bytes can decode to gigabytes, and not every library can limit what one call
 returns: 13 bytes of brotli are a block of 16 MB, and brotli before 1.2 (mitmproxy 11) returns it in
@@ -13,6 +13,7 @@ library, so both are imported when they are needed.
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -50,6 +51,28 @@ def decode(body: bytes, content_encoding: str, max_size: int) -> bytes:
     if len(decoded) > max_size:
         raise ValueError(f"a body of over {max_size} bytes")
     return decoded
+
+
+def encode(body: bytes, content_encoding: str) -> bytes:
+    """Return a body in the coding of a Content-Encoding header; ValueError if it is unknown.
+
+    Not as mitmproxy does: its brotli takes 1.4 s for 1 MB, and its functions share one cache
+    without a lock, so that a thread may get the body of another request.
+    """
+    coding = content_encoding.strip().lower()
+    with suppress(ImportError):
+        if CODINGS.get(coding) is Decoder:
+            return body
+        match coding:
+            case "gzip" | "x-gzip":
+                return gzip.compress(body, 6, mtime=0)
+            case "deflate":
+                return zlib.compress(body)
+            case "br":
+                return bytes(import_module("brotli").compress(body, quality=4))
+            case "zstd":
+                return bytes(_find_zstd()[0].compress(body))
+    raise ValueError(f"content-encoding {text(coding)} is unknown")
 
 
 def decoder(content_encoding: str, max_size: int) -> Decoder:

@@ -6,14 +6,17 @@ body without a coding, as Claude Code's are by default.
 
 import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 from mitmproxy import http
-from mitmproxy.net import encoding
 
-from prompt_cache_key.codings import decode
+from prompt_cache_key.codings import decode, encode
 
 MAX_DECODED = 16 << 20
 """Bytes that a coded request may decode to."""
+
+# As some bytes decode to many. Not the threads of asyncio, in which names of hosts are looked up.
+_threads = ThreadPoolExecutor(2, "prompt_cache_key_codings")
 
 # Digests of the body: RFC 9530 and 3230 (Content-Digest, Repr-Digest, Digest), RFC 1864
 # (Content-MD5), Amazon's x-amz-content-sha256 and what others have made of it.
@@ -32,8 +35,8 @@ async def read_body(request: http.Request) -> bytes:
     if b"content-encoding" not in header_names(request):
         return raw
     coding = request.headers.get("content-encoding", "")
-    # In a thread, as some bytes may decode to many.
-    return await asyncio.to_thread(decode, raw, coding, MAX_DECODED)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_threads, decode, raw, coding, MAX_DECODED)
 
 
 async def replace_body(request: http.Request, body: bytes) -> None:
@@ -41,7 +44,7 @@ async def replace_body(request: http.Request, body: bytes) -> None:
     names = header_names(request)
     if b"content-encoding" in names:
         coding = request.headers.get("content-encoding", "")
-        body = await asyncio.to_thread(encoding.encode, body, coding)
+        body = await asyncio.get_running_loop().run_in_executor(_threads, encode, body, coding)
     request.raw_content = body
     if b"transfer-encoding" in names:
         return

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy.net import encoding
+from prompt_cache_key import codings
 from prompt_cache_key.codings import CODINGS, MAX_MEMBERS, decode, decoder
 
 Compress = Callable[[bytes], bytes]
@@ -51,6 +52,19 @@ BIG = 16 << 20
 def in_pieces(coding: str, chunks: list[bytes], max_size: int = BIG) -> bytes:
     undo = decoder(coding, max_size)
     return b"".join(data for chunk in chunks for data in undo.decode(chunk))
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_encode_is_undone(coding: str) -> None:
+    coded = codings.encode(BODY, f" {coding.upper()}")
+    assert decode(coded, coding, BIG) == BODY
+    assert (coded == BODY) == (coding in ("", "identity"))
+
+
+@pytest.mark.parametrize("coding", ["rot13", "gzip, br", "utf-8"])
+def test_unknown_codings_are_not_written(coding: str) -> None:
+    with pytest.raises(ValueError, match="is unknown"):
+        codings.encode(BODY, coding)
 
 
 @FORMS
