@@ -36,11 +36,17 @@ class Comparison(NamedTuple):
     shared: Shared
     budget: Budget
 
-    @property
-    def held(self) -> float:
-        """Up to where the prompts are the same: the share of the earlier one, from 0 to 1."""
-        whole = compare(self.before, self.before, self.budget)
-        return self.shared.chars(self.budget) / (whole.chars(self.budget) or 1)
+    def held(self, before: int, after: int) -> float:
+        """Estimate up to which token the prompts are the same, given how many they have in all.
+
+        Of two estimates the lower: images have tokens, but no characters.
+        """
+        chars = self.shared.chars(self.budget)
+        both = (self.before, before), (self.after, after)
+        return min(chars * size / (self._chars(body) or 1) for body, size in both)
+
+    def _chars(self, body: dict[str, Any]) -> int:
+        return compare(body, body, self.budget).chars(self.budget)
 
     def find_cause(self) -> Cause | None:
         """Name what keeps the prompt from being read as far as the earlier one; None: nothing."""

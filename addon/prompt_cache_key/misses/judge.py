@@ -112,7 +112,7 @@ def _judge(
     expected, cause = _expected(found.earlier, request), found.find_cause()
     if not is_missed(expected, request) or not _continues(found, cause):
         return None
-    if cause and not _costs(found, cause, expected):
+    if cause and not _costs(found, cause, expected, request):
         cause = None
     if found.earlier.key != request.key:
         cause = key_changed(found.earlier, request)
@@ -212,24 +212,24 @@ def _is_much(tokens: float, expected: int) -> bool:
     return tokens > max(ROUNDING, expected / 10)
 
 
-def _costs(found: Comparison, cause: Cause, expected: int) -> bool:
+def _costs(found: Comparison, cause: Cause, expected: int, request: FinishedRequest) -> bool:
     """Return whether much stands behind the place where a prompt changed, or that is unknown.
 
     A last message in other words does not explain why all before it was not read.
     """
     end, usage = found.shared.end, found.earlier.usage
     is_known = end and cause.path == end.path and cause.kind != REMOVED
-    if not is_known or is_remembered(found.after) or not usage:
+    if not is_known or is_remembered(found.after) or not usage or not request.usage:
         return True
-    return _is_much(expected - found.held * usage.input, expected)
+    return _is_much(expected - found.held(usage.input, request.usage.input), expected)
 
 
 def _continues(found: Comparison, cause: Cause | None) -> bool:
     """Return whether a prompt goes on with the conversation of the earlier one.
 
     It does not if nothing in it is answered yet: so begin the subagents and helpers of old clients,
-    under their session's name. If the first message is another one, it does only if the messages
-    that follow, or the words that the user wrote in it, are the same.
+    under their session's name. If the first message is another one, it does only if the last one
+    of the earlier prompt is still there, or what the user wrote in the first is the same.
     """
     if is_remembered(found.after):
         return True
@@ -239,12 +239,15 @@ def _continues(found: Comparison, cause: Cause | None) -> bool:
     )
     if all(isinstance(turn, dict) and turn.get("role") == "user" for turn in after):
         return False
-    place, (first, later) = ("messages", 0), (each[:1] for each in (before, after))
-    if not differ(place, first, later, found.budget):
+
+    def is_same(old: Any, new: Any) -> bool:
+        return not differ(("messages", 0), old, new, found.budget)
+
+    if is_same(before[:1], after[:1]):
         return True
     is_front_same = not found.shared.end or not cause or cause.kind in IN_TURNS
-    goes_on = found.shared.depth[2] > 0
-    return is_front_same and (goes_on or not differ(place, _end(first), _end(later), found.budget))
+    is_there = any(is_same(before[-1:], [turn]) for turn in after[1:])
+    return is_front_same and (is_there or is_same(_end(before), _end(after)))
 
 
 def _end(turns: list[Any]) -> Any:

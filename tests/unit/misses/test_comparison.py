@@ -43,14 +43,15 @@ def test_nearest_shares_most() -> None:
     assert nearest([], later) is None
 
 
-def test_share_that_held() -> None:
+def test_tokens_that_held() -> None:
     earlier, later = request([*FIRST, ("user", "y" * 18_000)]), request(FIRST, system=["other"])
     found = nearest([earlier], request([*FIRST, ("user", "z" * 18_000)]))
     assert found
-    assert 0.7 < found.held < 0.8
+    assert 7000 < found.held(10_000, 20_000) < 8000
+    assert 7000 < found.held(20_000, 10_000) < 8000  # most of the earlier one is an image
     found = nearest([earlier], later)
     assert found
-    assert found.held < 0.4
+    assert found.held(10_000, 10_000) < 4000
 
 
 def test_only_so_many_bytes_are_compared() -> None:

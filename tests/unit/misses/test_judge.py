@@ -145,6 +145,7 @@ WORDS = b'{"tools":[' + b'{"content":[' * 5000 + b'"1"' + b"]}" * 5000 + b"]}"
         # of subagents that began alike, as old clients name them
         ([AFTER], sent(body("chat", turns=[("user", "a"), ("assistant", "b")]), time=1)),
         ([AFTER], sent(body("chat", turns=BLOCKS), time=1)),
+        ([AFTER], sent(body("chat", turns=[("user", "a"), LATER[1], ("user", "b")]), time=1)),
         # another one of which nothing is left
         ([AFTER], sent(body("chat", tools=["X"], turns=[("user", "a"), *LATER[1:]]), time=1)),
         # what it shares most with is another one's, but too short to lose much of
