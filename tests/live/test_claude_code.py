@@ -17,6 +17,7 @@ from lib.claude_code import run_claude_code
 from lib.messages import Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.server import Server
+from live.tls_server import TlsServer
 
 pytestmark = pytest.mark.client
 
@@ -95,7 +96,7 @@ def answer(request: Request) -> Reply:
 def test_sessions(tmp_path: Path, mode: str) -> None:
     script = tmp_path / "to_upstream.py"
     sessions = [str(uuid4()), str(uuid4())]
-    with Server(answer, alpn=["http/1.1"] if mode == "regular" else []) as upstream:
+    with (TlsServer if mode == "regular" else Server)(answer) as upstream:
         script.write_text(_TO_UPSTREAM % upstream.port)
         modes = f"reverse:{upstream.url}" if mode == "reverse" else "regular"
         with Mitmdump(modes, scripts=[script, ADDON], ssl_insecure="true") as proxy:

@@ -23,6 +23,7 @@ from lib.messages import Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.server import Server
 from live.test_claude_code import answer, event
+from live.tls_server import TlsServer
 
 COMMAND = (
     "import sys; from prompt_cache_key.cli import main; sys.exit(main(['claude', *sys.argv[1:]]))"
@@ -270,7 +271,7 @@ for host, trusted in (("api.anthropic.com", ours), ("other.test", own)):
     with urllib.request.urlopen(f"https://{host}/", context=context) as response:
         say(status=response.status)
 """
-    with Server(alpn=["http/1.1"]) as server:
+    with TlsServer() as server:
         with users_proxy(tmp_path, server.port, proxyauth="u:p w") as (url, own):
             with_password = url.replace("//", "//u:p%20w@")
             launched = launch(run, HTTPS_PROXY=with_password, NODE_EXTRA_CA_CERTS=own, OWN=own)
@@ -451,7 +452,7 @@ def test_the_real_claude_code_goes_through_the_proxy(
 def test_the_real_claude_code_is_observed_on_its_way_to_anthropic(
     real: Launch, tmp_path: Path
 ) -> None:
-    with Server(answer, alpn=["http/1.1"]) as anthropic:
+    with TlsServer(answer) as anthropic:
         with users_proxy(tmp_path, anthropic.port) as (url, own):
             variables = {"HTTPS_PROXY": url, "NODE_EXTRA_CA_CERTS": own}
             launched = claude_code(

@@ -21,6 +21,7 @@ from lib.recordings import records
 from lib.server import Server
 from live.http2 import Http2Client
 from live.proxied import SESSION_HEADER, assert_sound, flows, is_keyed, proxied, script
+from live.tls_server import TlsServer
 from mitmproxy.net.encoding import decode, encode
 
 RECORDED = records("claude_code")
@@ -52,7 +53,7 @@ class Chain(NamedTuple):
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     with ExitStack() as stack:
         plain = stack.enter_context(Server())
-        http2 = stack.enter_context(Server(alpn=["h2"]))
+        http2 = stack.enter_context(TlsServer(alpn=["h2"]))
         folder = tmp_path_factory.mktemp("script")
         to_upstream = script(folder, "to_upstream", _TO_UPSTREAM % (plain.port, http2.port))
         options: dict[str, Any] = {"keep_host_header": "true", "ssl_insecure": "true"}

@@ -18,6 +18,7 @@ from lib.mitmdump import Mitmdump
 from lib.server import Server
 from live.http2 import Http2Client, send_frames
 from live.proxied import SESSION_HEADER, assert_sound, is_keyed, proxied
+from live.tls_server import TlsServer
 
 SESSION = "3f6c1c1e-6d0b-4d0e-9a59-0f1e2d3c4b5a"
 SHOWN = (SESSION_HEADER, SESSION)
@@ -40,7 +41,7 @@ def sides() -> Iterator[Sides]:
     options: dict[str, Any] = {"stream_large_bodies": "1", "ssl_insecure": "true"}
     with ExitStack() as stack:
         for version, alpn in (("1.1", []), ("2", ["h2"])):
-            server = stack.enter_context(Server(alpn=alpn))
+            server = stack.enter_context(TlsServer(alpn=alpn) if alpn else Server())
             proxy = stack.enter_context(Mitmdump(f"reverse:{server.url}", **options))
             made[version] = server, proxy
         yield made
