@@ -70,8 +70,8 @@ class Destinations:
     def of(self, flow: http.HTTPFlow) -> Destination:
         """Return the destination of a request; one without a URL if its Host is too long."""
         data = flow.request.data
-        hosts = tuple(value for name, value in data.headers.fields if name.lower() == b"host")
-        if max(map(len, (data.host, data.authority, *hosts))) > MAX_HOST:
+        hosts = _host_headers(flow.request)
+        if not _are_short(data.host, data.authority, *hosts):
             return Destination(data.host[:MAX_HOST], "", is_selected=False, is_observed=False)
         target = data.method, data.scheme, data.host, data.port, data.authority, data.path
         key = *target, data.http_version, hosts
@@ -90,6 +90,11 @@ class Destinations:
         return new
 
 
+def has_plain_host(request: http.Request) -> bool:
+    """Return whether the names of a request's host are short enough to be read."""
+    return _are_short(request.data.host, request.data.authority, *_host_headers(request))
+
+
 def endpoint_of(request: http.Request, model: str) -> Endpoint:
     """Return the endpoint of a request for a model."""
     path = request.path.partition("?")[0][:MAX_SIZE]
@@ -103,6 +108,14 @@ def model_in_path(path: str) -> str:
     """
     found = _DEPLOYMENT.search(path[:MAX_SIZE])
     return found[1] if found else ""
+
+
+def _host_headers(request: http.Request) -> tuple[bytes, ...]:
+    return tuple(value for name, value in request.headers.fields if name.lower() == b"host")
+
+
+def _are_short(*hosts: str | bytes) -> bool:
+    return max(map(len, hosts)) <= MAX_HOST
 
 
 def _looks_at_destination_only(matches: Any) -> bool:

@@ -79,7 +79,8 @@ def build(
     """Read a file of flows; OSError if that cannot be done."""
     from mitmproxy import http
 
-    from prompt_cache_key.report.saved_flows import finished_in, has_plain_host
+    from prompt_cache_key.endpoint import has_plain_host
+    from prompt_cache_key.report.saved_flows import finished_in
 
     def is_chosen(each: flow.Flow) -> bool:
         is_plain = not isinstance(each, http.HTTPFlow) or has_plain_host(each.request)

@@ -11,7 +11,7 @@ from mitmproxy import flow, http
 
 from prompt_cache_key.body import Body
 from prompt_cache_key.codings import decode
-from prompt_cache_key.endpoint import MAX_HOST, model_in_path
+from prompt_cache_key.endpoint import has_plain_host, model_in_path
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.identity import UNKNOWN, Identity, find_identity
 from prompt_cache_key.misses.history import History
@@ -90,13 +90,6 @@ def read(each: flow.Flow, accounting: Accounting | None = None) -> FinishedReque
     )
     usage, diagnosis = _usage(each.response, found, accounting or Accounting())
     return found._replace(usage=usage, diagnosis=diagnosis)
-
-
-def has_plain_host(request: http.Request) -> bool:
-    """Return whether the names of a request's host are short enough to be read."""
-    data = request.data
-    hosts = [value for name, value in data.headers.fields if name.lower() == b"host"]
-    return max(map(len, (data.host, data.authority, *hosts))) <= MAX_HOST
 
 
 def _counts(each: flow.Flow) -> bool:
