@@ -1,6 +1,7 @@
 import asyncio
 import gzip
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -258,6 +259,41 @@ def test_the_report_says_what_the_live_log_says(draw: st.DataObject) -> None:
             context.answer(each, encoding.encode(answer, coding), content_encoding=coding)
             flows.append(each)
     assert [*finished_in(flows)] == [request._replace(body=b"", user=None) for request in live]
+
+
+# The whole prompt and its cached part of each turn; the fifth and the last are misses.
+TRUTH = [
+    *((20_000, 0), (21_000, 19_968), (24_000, 20_992), (24_500, 23_936), (40_000, 5000)),
+    *((41_000, 39_936), (45_000, 40_960), (45_300, 0)),
+]
+
+
+@pytest.mark.parametrize("has_total", [False, True])
+@pytest.mark.parametrize("has_writes", [False, True])
+@pytest.mark.parametrize("leaves_out", ["", "reads", "reads and writes"])
+@pytest.mark.parametrize("make", [counts.chat, counts.responses, counts.messages])
+def test_whatever_a_prompt_count_leaves_out_misses_are_misses(
+    make: Any, leaves_out: str, has_writes: bool, has_total: bool
+) -> None:
+    flows = []
+    for turn, (whole, cached) in enumerate(TRUTH):
+        written = whole - cached - 20 if has_writes else 0
+        prompt = whole - cached * ("reads" in leaves_out) - written * ("writes" in leaves_out)
+        total = {"total_tokens": whole + 100} if has_total else {}
+        answer = {"usage": make(prompt, cached, written if has_writes else None, **total)}
+        # Words as many as tokens.
+        sizes = [size for size, _ in TRUTH[: turn + 1]]
+        said = ["w" * (size - last) for last, size in pairwise([0, *sizes])]
+        roles = [("user", "assistant")[at % 2] for at, _ in enumerate(said)]
+        turns = [{"role": role, "content": words} for role, words in zip(roles, said, strict=True)]
+        body = request_body(messages=turns)
+        flows.append(exchange(body, 1000 + turn, answer))
+    found = [*finished_in(flows)]
+    assert [at for at, each in enumerate(found) if each.miss] == [4, 7]
+    usages = [each.usage for each in found if each.usage]
+    for usage, (whole, cached) in zip(usages, TRUTH, strict=True):
+        assert usage.cached == cached
+        assert usage.input == whole or not usage.is_certain
 
 
 def test_recorded_conversations() -> None:
