@@ -43,7 +43,7 @@ class FinishedRequest(NamedTuple):
     """The `state` of the log line: new, reused, kept, replaced or observed; `forgotten` once
     `promptcache.forget` has ended the key; empty if unknown."""
     routing: tuple[tuple[str, str], ...] = ()
-    """The affinity headers that were sent: names in lower case, with their values."""
+    """The routing headers that were sent: names in lower case, with their values."""
     user: tuple[str, str] | None = None
     """Account and device of `metadata.user_id`; None if unknown."""
     answered: float = 0.0

@@ -27,8 +27,8 @@ from prompt_cache_key.upstreams import upstream_of
 from prompt_cache_key.usage.reader import UsageReader
 
 CANNOT_HOLD = (
-    "it is streamed (stream_large_bodies) and cannot be held back: that takes a session header, "
-    "JSON and a length of up to 16 MB, and neither a coding nor a signature"
+    "the request is streamed (stream_large_bodies) and cannot be held back: that takes a session "
+    "header, JSON and a length of up to 16 MB, and neither a coding nor a signature"
 )
 
 
@@ -126,7 +126,7 @@ class PromptCacheKey:
         """Count a request that the filter does not select, and log the reason."""
         request, to = flow.request, self.state.destinations.of(flow)
         if not to.url:
-            self.state.skip(flow, "its Host header is too long", logging.WARNING)
+            self.state.skip(flow, "the Host header is too long", logging.WARNING)
         elif (
             request.method == "GET"
             and request.headers.get("upgrade", "").lower() == "websocket"

@@ -69,7 +69,7 @@ class Injector:
         )
         await self._identify(flow, ours, body, may_wait=may_wait)
         if ours.identity is NOBODY:
-            self.state.skip(flow, "it shows no session")
+            self.state.skip(flow, "the request shows no session")
             return None
         reason = self._reason_to_observe(flow, ours)
         if may_insert and not reason:
@@ -83,13 +83,13 @@ class Injector:
     def edit_now(self, flow: http.HTTPFlow, whole: bytes) -> bytes:
         """Return a held body with its key, without waiting; ValueError if it cannot have one."""
         if not is_open(flow):
-            self.state.skip(flow, "it was answered before it was complete")
+            self.state.skip(flow, "the request was answered before it was complete")
             return whole
         ours = _at_once(self.prepare(flow, whole, may_insert=True, may_wait=False))
         if not ours:
             return whole
         if len(ours.body) > len(whole) + MEMBER_SIZE:
-            raise ValueError("it is streamed, and would grow by more than its length allows")
+            raise ValueError("the request is streamed, and its length leaves no room for the key")
         self.begin(flow, ours)
         return ours.body
 
@@ -157,7 +157,7 @@ class Injector:
             if not identity:
                 ours.identity = origin.identity._replace(source="bridge")
         elif not identity and is_raw_user_id(body.own_key):
-            raise ValueError("it shows no session, and its own key is a user id, a bad key")
+            raise ValueError("the request shows no session, and its own key is a user id")
 
     def _scope(self, ours: RequestInFlight) -> str:
         scope = self.state.options.scope
@@ -206,7 +206,7 @@ class Injector:
         if self.state.rejections.rejects(NAME, ours.endpoint):
             return "the upstream has rejected the field"
         if is_signed(flow.request):
-            return "its headers sign the body"
+            return "the headers hold a signature or checksum of the body"
         return ""
 
     def _question(self, ours: RequestInFlight, body: Body) -> dict[str, object]:
@@ -234,11 +234,11 @@ class Injector:
             if stays:
                 continue
             if is_held:
-                what = "it is streamed, and its headers went on before its key was known"
+                what = "the request is streamed, and its headers went on before its key was known"
                 self.state.log_once(logging.WARNING, flow, f"no header {name}: {what}")
                 continue
             if is_auto and own is not None:
-                what = f"its client sends a new {name} with each request, so it is replaced"
+                what = f"the client changes {name} with each request, so the addon replaces it"
                 self.state.log_once(logging.WARNING, flow, what)
             value = ours.key
             if header.scope == "session" and ours.scope != "session":
@@ -264,4 +264,4 @@ def _at_once(steps: Coroutine[Any, Any, RequestInFlight | None]) -> RequestInFli
         result: RequestInFlight | None = done.value
         return result
     steps.close()
-    raise ValueError("it is streamed, and would have to wait")
+    raise ValueError("the request is streamed, and would have to wait")

@@ -27,7 +27,7 @@ def name_of(scope: str, model: str, identity: Identity, user: tuple[str, ...]) -
     if scope == "session":
         return (model, identity.session)
     if identity.agent == UNKNOWN:
-        raise ValueError("its header x-claude-code-agent-id is malformed")
+        raise ValueError("the header x-claude-code-agent-id is malformed")
     return (model, identity.session, identity.agent)
 
 

@@ -31,7 +31,7 @@ async def read_body(request: http.Request) -> bytes:
     """Return the decoded body of a request; ValueError if there is none to work on."""
     raw = request.raw_content
     if raw is None:
-        raise ValueError("it has no body")
+        raise ValueError("the request has no body")
     if b"content-encoding" not in header_names(request):
         return raw
     coding = request.headers.get("content-encoding", "")
@@ -58,7 +58,7 @@ async def replace_body(request: http.Request, body: bytes) -> None:
 
 
 def is_signed(request: http.Request) -> bool:
-    """Return whether a request vouches for its body, so that any change to the body breaks it."""
+    """Return whether the headers hold a signature or checksum of the body."""
     for name, value in request.headers.fields:
         lower = name.lower()
         if _DIGESTS.fullmatch(lower):

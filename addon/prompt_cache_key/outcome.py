@@ -247,23 +247,24 @@ class Outcome:
             rejections.accepted(endpoint)
         elif response.status_code == 400 and rejections.count_400(endpoint, place):  # noqa: PLR2004
             what = f"three requests with a key in a row got 400 from {text(ours.url)}"
-            how = "if the key is the reason, leave the endpoint out"
-            log(logging.WARNING, f"{what}; {how}{self._filter_without(ours)}")
+            how = f"if the key is the reason, leave the endpoint out: {self._filter_without(ours)}"
+            log(logging.WARNING, f"{what}; {how}".removesuffix(": "))
 
     def _warn_rejection(
         self, flow: http.HTTPFlow, ours: RequestInFlight, field: str, why: str
     ) -> None:
         what = f"{text(ours.url)} rejects {field} for {pairs(model=ours.endpoint.model)} ({why})"
         how = "and gets it no more until a restart"
-        how += self._filter_without(ours) if field == NAME else ""
+        if field == NAME and (option := self._filter_without(ours)):
+            how += f"; to make that permanent: {option}"
         log(logging.WARNING, f"{what} {how}", flow.client_conn.peername)
 
     def _filter_without(self, ours: RequestInFlight) -> str:
-        """Return the option that leaves an endpoint out, in words to copy."""
+        """Return the option that leaves an endpoint out; "" if it cannot be written."""
         if text(ours.url) != ours.url:
             return ""  # a URL that is not plain cannot go into a command
         setting = f"{PREFIX}filter={without(self.state.options.filter, ours.url)}"
-        return f"; to make that permanent: --set {shlex.quote(setting)}"
+        return f"--set {shlex.quote(setting)}"
 
 
 async def _feed(reader: UsageReader, body: bytes) -> None:

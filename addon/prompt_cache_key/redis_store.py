@@ -157,7 +157,7 @@ class RedisStore:
     def forget(self, names: list[Name], now: float) -> None:
         """Give names new keys, for all proxies; ValueError while the server is away."""
         if self._is_away:
-            raise ValueError("the store does not answer, and would bring the key back")
+            raise ValueError("the store does not answer, and would return the forgotten key later")
         self._keys.forget(names, now)
         for name in names:
             self._offer(name, self._keys.use(name, now)[0], now, replace=True)

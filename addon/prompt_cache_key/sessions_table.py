@@ -34,8 +34,8 @@ class _Column(NamedTuple):
 def table(rows: Iterable[Row], columns: int = COLUMNS, prices: Prices | None = None) -> list[str]:
     """Return a heading and a line for each row, in their order, of at most so many columns.
 
-    A key that a session has to itself stands alone, all others with who shares them. Cache writes
-    and dollars have a column where a row has some.
+    The column of keys names the scope of each key but those of scope `session`. Cache writes and
+    dollars have a column where a row has some.
     """
     rows = [*rows]
     for row in rows:

@@ -106,7 +106,7 @@ class Settings:
         if not lines and state.skipped:
             counts = state.skipped.most_common(10)
             reasons = ", ".join(f"{count} because {reason}" for reason, count in counts)
-            log(logging.WARNING, f"{state.skipped.total()} requests, no key: {reasons}")
+            log(logging.WARNING, f"no key for {state.skipped.total()} requests: {reasons}")
         elif not lines:
             log(logging.INFO, "no request came through this proxy")
         state.store.close()

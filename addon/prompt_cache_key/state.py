@@ -31,7 +31,7 @@ class State:
     """What the addon's parts share. `clock` returns seconds and never goes back.
 
     `store` has the keys: `keys` itself, or one that several proxies share. `skipped` counts
-    requests that were left alone, by reason.
+    requests that got no key, by reason; selected ones that are observed instead among them.
     """
 
     clock: Callable[[], float] = time.monotonic

@@ -207,5 +207,5 @@ def test_one_warning_for_each_reason() -> None:
         proxy.stop()
     warnings = [line for line in proxy.lines if "WARN [prompt-cache] no key" in line]
     assert len(warnings) == 2
-    assert "it is streamed (stream_large_bodies) and cannot be held back" in warnings[0]
+    assert "the request is streamed (stream_large_bodies) and cannot be held back" in warnings[0]
     assert "the body is not a JSON object" in warnings[1]

@@ -46,7 +46,7 @@ def test_flows_that_are_not_touched(context: Context, change: dict[str, Any], lo
         (
             json.dumps({"prompt_cache_key": RAW[:64]}).encode(),
             {},
-            "it shows no session, and its own key is a user id, a bad key",
+            "the request shows no session, and its own key is a user id",
         ),
     ],
 )

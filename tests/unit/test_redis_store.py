@@ -347,7 +347,7 @@ async def test_requests_go_on_if_the_server_answers_with_garbage(
         assert "us3r" not in why
         assert "s3cret" not in why
         assert len(why) < 400
-        with pytest.raises(ValueError, match="would bring the key back"):
+        with pytest.raises(ValueError, match="return the forgotten key"):
             store.forget([NAME], 0)
 
 

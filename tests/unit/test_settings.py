@@ -216,7 +216,7 @@ def test_last_lines(context: Context, log: Log, monkeypatch: pytest.MonkeyPatch)
     log()
     settings(context).done()
     assert log() == [
-        "WARNING [prompt-cache] 3 requests, no key: 2 because it shows no session, "
+        "WARNING [prompt-cache] no key for 3 requests: 2 because the request shows no session, "
         "1 because the body is not a JSON object"
     ]
     context.answer(context.send(), usage(2048, 1920))

@@ -19,8 +19,8 @@ STABLE_KINDS = (
 def summary(sums: Sums, skipped: int, *, unreachable: str, is_stable: bool) -> Iterator[str]:
     """Yield the lines: hit rate and money, missed tokens by cause, and whether --stable helps.
 
-    `skipped` are requests that came through the proxy and are not part of the sums; `unreachable`
-    says where the last connection that failed was to go, and why it failed.
+    `skipped` is how many requests got no key; `unreachable` says where the last connection that
+    failed was to go, and why it failed.
     """
     if unreachable and sums.requests == sums.without_usage:
         yield f"no connection to {text(unreachable)}"
@@ -28,7 +28,7 @@ def summary(sums: Sums, skipped: int, *, unreachable: str, is_stable: bool) -> I
         yield f"{_requests(skipped)} came through this proxy, all skipped: the log has the reasons"
     elif not sums.requests and not unreachable:
         yield "no request came through this proxy"
-        yield "if Claude Code has sent some, managed settings lead it past the proxy"
+        yield "if Claude Code did send requests, its managed settings made it bypass the proxy"
     if not sums.requests:
         return
     yield _hit_rate(sums)

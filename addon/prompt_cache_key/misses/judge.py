@@ -5,9 +5,9 @@ first prompt, new text at the end and a changed beginning look alike: few cached
 last one is a miss.
 
 The idea. The conversation's earlier prompts are the yardstick. Of those the most similar one is
-taken (`comparison.nearest`): the prompt would share all of the earlier one if nothing of that had
-been edited, and the upstream has counted both: so `min(earlier input, this input)` are expected.
-No tokenizer is needed. Missed tokens are expected minus cached, where that is over 2,048 and over a
+taken (`comparison.nearest`). If nothing of that had been edited, this prompt would share all of it,
+and the upstream has counted both: so `min(earlier input, this input)` are expected. No tokenizer is
+needed. Missed tokens are expected minus cached, where that is over 2,048 and over a
 tenth of expected. Only then are the bodies compared, in a thread, for the cause.
 
 Invariants:
@@ -99,7 +99,7 @@ def judge(
 # the prompt goes on; only what stands before     total_tokens countdown, or system messages moved
 # system messages was read, now and before        to the front (countdown.jsonl)
 # idle for longer than the retention              expired
-# an affinity header has another value            routing header changed
+# a routing header has another value              routing header changed
 # over 15 requests with the key in this minute,   over 15 requests a minute
 # where that is a documented limit (OpenAI)
 # else                                            server-side
@@ -155,7 +155,7 @@ def key_changed(earlier: FinishedRequest, request: FinishedRequest) -> Cause:
 
 
 def routing_changed(earlier: FinishedRequest, request: FinishedRequest) -> Cause | None:
-    """Return the cause of two different values of an affinity header; None without one.
+    """Return the cause of two different values of a routing header; None without one.
 
     A header that was sent with one of the requests only counts too: the other was routed otherwise.
     """

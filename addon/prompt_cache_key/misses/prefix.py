@@ -207,9 +207,9 @@ def _depth(
 ) -> tuple[int, int, int, int]:
     """Return section, element, whether the same turns follow, and character of the difference.
 
-    An earlier prompt with which the later one begins is nearer than a branch that was left where
-    that prompt ends, as by /rewind, but not nearer than a longer one of which a turn was changed
-    there and the next turns are the same.
+    Of two earlier prompts that share equally much, the one that the later prompt contains as a
+    whole is nearer than a branch that was left at that point, as by /rewind. A longer prompt of
+    which one turn was edited there, and the next turns are the same, is nearer than both.
     """
     if not end:
         return len(FRONT), sum(len(elements(name, before.get(name))) for name in TURNS), 0, 0

@@ -72,7 +72,7 @@ def outline(content: bytes, facts: Facts, columns: int = COLUMNS) -> list[str]:
 
 
 def _summary(facts: Facts, columns: int) -> Iterator[str]:
-    """Yield what one wants to know first, on one line; nothing before there is a response."""
+    """Yield one line with hit rate and missed tokens; nothing before there is a response."""
     words = []
     if facts.input is not None and facts.cached is not None:
         rate = f"{100 * facts.cached // facts.input}%" if facts.input else "?%"

@@ -55,7 +55,7 @@ def test_streamed_request_has_the_promised_length(context: Context, body: bytes)
     ("body", "why"),
     [
         (b"[1]", "not a JSON object"),
-        (b'{"model":"m","prompt_cache_key":"","prompt_cache_key":""}', "grow by more"),
+        (b'{"model":"m","prompt_cache_key":"","prompt_cache_key":""}', "leaves no room"),
     ],
 )
 def test_held_request_that_can_have_no_key_passes_with_spaces_and_a_warning(
