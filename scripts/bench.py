@@ -133,6 +133,11 @@ def bench_edit(plan: Plan) -> None:
         row(f"  {size / 1000:,.0f} kB", *cells)
 
 
+def quiet(mode: str, scripts: Sequence[Path], folder: Path) -> Mitmdump:
+    """Return a mitmdump that logs to a file, so that its lines do not keep the client busy."""
+    return Mitmdump(mode, scripts=scripts, log=folder / "log", flow_detail="0")
+
+
 def bench_proxies(plan: Plan) -> None:
     """Compare mitmdumps without an addon, with an empty and a naive one, and with this one."""
     with ExitStack() as stack:
@@ -142,7 +147,7 @@ def bench_proxies(plan: Plan) -> None:
         (folder / "naive.py").write_text(NAIVE)
         mode = f"reverse:http://{LOOPBACK}:{server}"
         ports = [
-            stack.enter_context(Mitmdump(mode, scripts=scripts, flow_detail="0")).port
+            stack.enter_context(quiet(mode, scripts, folder)).port
             for scripts in ([], [folder / "empty.py"], [folder / "naive.py"], [ADDON])
         ]
 
@@ -215,13 +220,12 @@ def bench_peers(plan: Plan) -> None:
     path = install()
     with ExitStack() as stack:
         server = stack.enter_context(upstream())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         mode = f"reverse:http://{LOOPBACK}:{server}"
         ports = [server] + [
-            stack.enter_context(Mitmdump(mode, scripts=scripts, flow_detail="0")).port
-            for scripts in ([], [ADDON])
+            stack.enter_context(quiet(mode, scripts, folder)).port for scripts in ([], [ADDON])
         ]
         ports.append(free_port())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = f"http://{LOOPBACK}:{server}{CHAT}"
         providers = {name: f"{url}?{query}" for name, (query, _) in ANSWERS.items()}
         stack.enter_context(claude_code_router(path, ports[-1], providers, folder / "home"))

@@ -17,6 +17,7 @@ from lib import ADDON, LOOPBACK, TIMEOUT
 _SCRIPT = """
 import gc
 import logging
+import os
 import sys
 from mitmproxy import ctx
 
@@ -34,6 +35,8 @@ gc.freeze()
 def running():
     servers = ctx.master.addons.get("proxyserver").servers
     print("listening on ports", *(server.listen_addrs[0][1] for server in servers))
+    if log := os.environ.get("LOG"):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 1)
 """
 
 # mitmproxy refuses two listeners of one address, even on port 0: these spell one in four ways. A
@@ -50,7 +53,8 @@ class Mitmdump:
 
     `modes` are its listeners, each on a free port of 127.0.0.1 (`ports`; `port` is the first);
     `options` become `--set name=value`; `args` are further arguments. It is the mitmdump that lies
-    beside `python`. Its output, with the level before each of the addon's lines, is in `lines`.
+    beside `python`. Its output, with the level before each of the addon's lines, is in `lines`; in
+    the file `log` from the start of its listeners on, if one is named.
 
     It leaves no file behind and, where its start fails, no process.
     """
@@ -61,6 +65,7 @@ class Mitmdump:
         scripts: Iterable[Path] = (ADDON,),
         args: Iterable[str] = (),
         python: Path = Path(sys.executable),
+        log: Path | None = None,
         **options: str,
     ) -> None:
         self.lines: list[str] = []
@@ -89,6 +94,7 @@ class Mitmdump:
                 "HOME": self._home.name,
                 "PATH": os.defpath,
                 "PYTHONUTF8": "1",
+                "LOG": str(log or ""),
             },
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
