@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from prompt_cache_key.report.page import page, policy
 from prompt_cache_key.screen_text import cut
-from prompt_cache_key.stats.money import load
+from prompt_cache_key.stats.money import at_hand, load
 from prompt_cache_key.stats.report import as_json, report_of
 
 if TYPE_CHECKING:
@@ -69,14 +69,17 @@ def html(requests: Sequence[FinishedRequest], command: str, now: float) -> Answe
 
 
 def facts(requests: Sequence[FinishedRequest], query: str, now: float) -> Answer:
-    """Return the page's facts as JSON; with the query `session=ID` those of that session alone."""
+    """Return the page's facts as JSON; with the query `session=ID` those of that session alone.
+
+    They have no money until the prices are loaded: the status line does not wait so long.
+    """
     try:
         asked = parse_qs(query, max_num_fields=10).get("session", [])
     except ValueError:  # too many fields
         asked = []
     only = {cut(each, MAX_TEXT) for each in asked}
     chosen = [each for each in requests if each.session in only or not only]
-    report = report_of(_title(requests), chosen, prices=load(), now=now)
+    report = report_of(_title(requests), chosen, prices=at_hand(), now=now)
     body = json.dumps(as_json(report))
     return _answer(body, "application/json", {"Content-Security-Policy": "default-src 'none'"})
 
