@@ -1,15 +1,17 @@
-"""Play recorded Claude Code sessions to real llama.cpp replicas, without the addon and with it.
+"""Play Claude Code sessions to real llama.cpp replicas, without the addon and with it.
 
-The traffic goes through a real mitmdump and a real HAProxy. What is compared is what the engines
-counted, in tokens: seconds depend on what else the machine does.
+The sessions are recorded, or with --claude-code new ones of a real Claude Code. The traffic goes
+through a real mitmdump and a real HAProxy. What is compared is what the engines counted, in tokens:
+seconds depend on what else the machine does.
 """
 
 import argparse
+import os
 import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import islice
@@ -17,9 +19,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lib.dialects import DIALECTS, Dialect
+from lib import ROOT
+from lib.dialects import DIALECTS, Dialect, Usage
 from lib.engine import Counts, EngineError, write_model
 from lib.messages import header
+from lib.new_conversations import play_new
 from lib.playthrough import SLOTS, Outcome, Request, Way, play
 from lib.recordings import encoded
 from lib.router import ROUTERS, RouterError, find_haproxy
@@ -39,6 +43,8 @@ HEADER = "session-id"
 OWN_HEADER = "x-claude-code-session-id"
 KEYS = ("--set", "prompt_cache_keys=derived")
 HEADERS = ("--set", f"prompt_cache_headers={HEADER}")
+SHARED = ("--set", "prompt_cache_scope=user", "--set", "prompt_cache_strip=attribution")
+NEW_CONVERSATIONS = 3
 
 WHAT = """\
 Real: llama.cpp's server, its cache and its token counts (xllamacpp {}); HAProxy;
@@ -46,6 +52,13 @@ mitmproxy {}; the addon; how the sessions of recorded Claude Codes began.
 Not real: the model (tiny, with random weights; a cache does not mind), the prompts' length (texts
 cut to a 32nd, but not outputs of tools; a token is a byte), the answers (two tokens), what follows
 the recorded beginnings{}.
+"""
+WHAT_NEW = """\
+Real: Claude Code, its whole prompts; llama.cpp's server, its cache and its token counts
+(xllamacpp {}); HAProxy; mitmproxy {}; the addon.
+Not real: the model (tiny, with random weights; a cache does not mind; a token is a byte or an
+English word), the answers (they start an agent, or say goodbye).
+Played: {} new conversations of one user in one project, each with a subagent.
 """
 TRANSLATED = ", the translator (of a request only the user id shows whose it is)"
 
@@ -133,6 +146,25 @@ def run(way: Way, requests: list[Request], model: Path) -> None:
     compare(way, without.counted, with_.counted)
 
 
+def run_new(way: Way, model: Path) -> None:
+    """Let Claude Code begin conversations and print what the engines counted; as `run`."""
+    without = play_new(way, NEW_CONVERSATIONS, model)
+    print(*table("without the addon", without), sep="\n")
+    print(f"  {check_answers(without, way)}.\n")
+    options = (*KEYS, *HEADERS, *SHARED)
+    with_ = play_new(replace(way, options=options), NEW_CONVERSATIONS, model)
+    print(*table("with the addon", with_), sep="\n")
+    print(f"  {check_answers(with_, way)}. The addon's totals agree: {check_totals(with_, way)}.")
+    print(f"  Tokens computed once more, by engines and addon alike: {check_misses(with_)}.")
+    first: dict[Hashable, Usage | None] = {}
+    for each in with_.answers:
+        first.setdefault(each.identity, each.usage)
+    new = [f"{each.cached:,} of {each.prompt:,}" for each in first.values() if each]
+    print("  Cached of the first prompts, each conversation's and its subagent's:")
+    print(f"  {', '.join(new)}.\n")
+    compare(way, without.counted, with_.counted)
+
+
 def compare(way: Way, without: Counts, with_: Counts) -> None:
     """Print what the addon has changed; ProofError if that is less than it should be."""
     shares = share(without), share(with_)
@@ -171,6 +203,11 @@ def arguments() -> argparse.Namespace:
         "--restart",
         action="store_true",
         help="kill a replica in the middle, and start it again",
+    )
+    add(
+        "--claude-code",
+        action="store_true",
+        help="new conversations of the Claude Code whose path is in CLAUDE_CODE; takes two minutes",
     )
     return parser.parse_args()
 
@@ -221,6 +258,8 @@ def shortened(value: Any) -> Any:
 def main() -> None:
     """Run the proof; end with a message and status 1 if anything was not as it should be."""
     given = arguments()
+    if given.claude_code and not os.environ.get("CLAUDE_CODE"):
+        sys.exit("proof: --claude-code needs the path of Claude Code's program in CLAUDE_CODE")
     dialect = DIALECTS[given.dialect]
     played = list(islice(turns(1, -(-given.requests // TURNS)), given.requests))
     requests = [request(agent, said, dialect) for _, agent, said in played]
@@ -235,11 +274,17 @@ def main() -> None:
     )
     try:
         find_haproxy()
-        print(description(given, [said for _, _, said in played]))
         with TemporaryDirectory() as folder:
             # As Ctrl-C does.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-            run(way, requests, write_model(Path(folder)))
+            if given.claude_code:
+                versions = version("xllamacpp"), version("mitmproxy")
+                print(WHAT_NEW.format(*versions, NEW_CONVERSATIONS))
+                english = "".join(page.read_text("utf-8") for page in ROOT.glob("docs/*.md"))
+                run_new(replace(way, kind="header"), write_model(Path(folder), english))
+            else:
+                print(description(given, [said for _, _, said in played]))
+                run(way, requests, write_model(Path(folder)))
     except (ProofError, EngineError, RouterError, AssertionError, ImportError, OSError) as error:
         sys.exit(f"proof: {str(error) or repr(error)}")
     except KeyboardInterrupt:

@@ -35,12 +35,15 @@ class Counts(NamedTuple):
         )
 
 
-def write_model(folder: Path) -> Path:
-    """Write the model into the folder and return its path."""
-    path = folder / "tiny-random.gguf"
-    done = subprocess.run(
-        [sys.executable, _HERE / "model_file.py", path], capture_output=True, text=True, check=False
-    )
+def write_model(folder: Path, text: str = "") -> Path:
+    """Write the model into the folder and return its path.
+
+    A token is a byte, or one of the frequent words of the text: then four bytes, about.
+    """
+    path, words = folder / "tiny-random.gguf", folder / "words.txt"
+    words.write_text(text, "utf-8")
+    command = [sys.executable, str(_HERE / "model_file.py"), str(path), str(words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise EngineError(f"the model was not written: {done.stderr.strip()[-500:]}")
     return path

@@ -2,9 +2,9 @@
 
 import http.client
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -23,7 +23,7 @@ PATIENCE = 300.0
 
 
 class Request(NamedTuple):
-    """What a identity sends, an agent in one of its sessions."""
+    """What an identity sends, an agent in one of its sessions."""
 
     identity: Hashable
     headers: dict[str, str]
@@ -105,14 +105,7 @@ def play(way: Way, requests: list[Request], model: Path) -> Outcome:
 
     Logs, and whatever else the programs need, lie beside the model.
     """
-    with ExitStack() as stack:
-        replicas = [Replica(model, f"replica{n + 1}", SLOTS) for n in range(way.replicas)]
-        for replica in replicas:
-            stack.push(replica)
-        for replica in replicas:
-            replica.__enter__()
-        servers = [f"{replica.name} {LOOPBACK}:{replica.port}" for replica in replicas]
-        router = stack.enter_context(Router(model.parent, way.kind, way.header, servers))
+    with engines(way, model) as (replicas, router):
         with Mitmdump(
             f"reverse:http://{LOOPBACK}:{router.port}",
             scripts=[] if way.options is None else [ADDON],
@@ -123,8 +116,21 @@ def play(way: Way, requests: list[Request], model: Path) -> Outcome:
         return Outcome(counts, router.routed(), answers, mitmdump.lines)
 
 
+@contextmanager
+def engines(way: Way, model: Path) -> Iterator[tuple[list[Replica], Router]]:
+    """Run the replicas of a way, fresh ones, and HAProxy before them."""
+    with ExitStack() as stack:
+        replicas = [Replica(model, f"replica{n + 1}", SLOTS) for n in range(way.replicas)]
+        for replica in replicas:
+            stack.push(replica)
+        for replica in replicas:
+            replica.__enter__()
+        servers = [f"{replica.name} {LOOPBACK}:{replica.port}" for replica in replicas]
+        yield replicas, stack.enter_context(Router(model.parent, way.kind, way.header, servers))
+
+
 class _Queue:
-    """The requests in order, but a identity's next one waits until its last one is answered.
+    """The requests in order, but an identity's next one waits until its last one is answered.
 
     A context manager: when the first of those who use it has ended, for whatever reason, the
     others get no more requests.

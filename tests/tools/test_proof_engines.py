@@ -38,6 +38,26 @@ def test_real_engines_read_more_from_their_caches(arguments: list[str]) -> None:
     assert ("Claude Code's own header" in printed) is ("messages" in arguments)
 
 
+def test_new_conversations_of_a_real_claude_code() -> None:
+    """With its whole prompts: CLAUDE_CODE names it."""
+    printed = proof("--claude-code")
+    without, with_ = re.findall(r"^  all .* ([\d.]+) %", printed, re.MULTILINE)
+    assert float(with_) - float(without) >= 20
+    assert re.search(r"The addon's totals agree: requests=9 ", printed)
+    first, *_, last = re.findall(r"([\d,]+) of ([\d,]+)", printed)
+    assert first[0] == "0"
+    assert "0" not in last
+
+
+def test_claude_code_has_to_be_named() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "CLAUDE_CODE"}
+    done = subprocess.run(
+        [*PROOF, "--claude-code"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "in CLAUDE_CODE" in done.stderr
+
+
 def test_no_answer_is_lost_while_a_replica_is_killed_and_started_again() -> None:
     printed = proof(
         "--short", "--restart", "--clients", "4", "--router", "stick", "--dialect", "chat"
