@@ -20,11 +20,12 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from prompt_cache_key.log import text
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
+
+# Without its name: each reason is logged once, up to a number of reasons.
+_UNKNOWN = "the content-encoding is unknown"
 
 MAX_MEMBERS = 1000
 """Members (gzip, deflate) or frames (zstd) of one body: an empty frame of 9 bytes takes 11 µs."""
@@ -72,7 +73,7 @@ def encode(body: bytes, content_encoding: str) -> bytes:
                 return bytes(import_module("brotli").compress(body, quality=4))
             case "zstd":
                 return bytes(_find_zstd()[0].compress(body))
-    raise ValueError(f"content-encoding {text(coding)} is unknown")
+    raise ValueError(_UNKNOWN)
 
 
 def decoder(content_encoding: str, max_size: int) -> Decoder:
@@ -84,7 +85,7 @@ def decoder(content_encoding: str, max_size: int) -> Decoder:
     try:
         return CODINGS[coding](coding, max_size)
     except (KeyError, ImportError):
-        raise ValueError(f"content-encoding {text(coding)} is unknown") from None
+        raise ValueError(_UNKNOWN) from None
 
 
 class Decoder:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from mitmproxy import http
 
 from prompt_cache_key.body import DIAGNOSIS, MEMBER_SIZE, NAME, Body
-from prompt_cache_key.endpoint import endpoint_of, model_in_path
+from prompt_cache_key.endpoint import MAX_SIZE, endpoint_of, model_in_path
 from prompt_cache_key.identity import (
     UNKNOWN_SESSION,
     Identity,
@@ -61,7 +61,7 @@ class Injector:
             identity=NOBODY,
             user=_user(body),
             endpoint=endpoint_of(request, model),
-            url=to.url,
+            url=to.url[:MAX_SIZE],
             upstream=upstream_of(request.host, request.path, model, to.host),
             sent_at=request.timestamp_start,
             body=raw,

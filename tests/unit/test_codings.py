@@ -179,21 +179,10 @@ def test_brotli_with_and_without_a_limit_to_one_call(
     assert decode(encode("br")(body), "br", BIG) == body
 
 
-@pytest.mark.parametrize(
-    ("coding", "name"),
-    [
-        ("compress", "compress"),
-        ("GZIP, br", '"gzip, br"'),
-        ("gzip,gzip", "gzip,gzip"),
-        ("é\n", '"\\u00e9"'),
-        ("x" * 999, '"' + "x" * 255),
-    ],
-)
-def test_unknown_codings(coding: str, name: str) -> None:
-    with pytest.raises(ValueError, match="unknown") as caught:
+@pytest.mark.parametrize("coding", ["compress", "GZIP, br", "gzip,gzip", "é\n", "x" * 999])
+def test_a_client_cannot_make_many_reasons_of_unknown_codings(coding: str) -> None:
+    with pytest.raises(ValueError, match=r"^the content-encoding is unknown$"):
         decode(b"", coding, BIG)
-    assert str(caught.value).startswith(f"content-encoding {name}")
-    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ class History:
     def __init__(self) -> None:
         self._kept: OrderedDict[Hashable, deque[FinishedRequest]] = OrderedDict()
         self._size = 0
-        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+        # By the key's hash: a key of the client's own may have megabytes.
+        self._times: OrderedDict[int, deque[float]] = OrderedDict()
 
     def add(self, request: FinishedRequest) -> None:
         """Keep a request that was answered, after it was judged."""
@@ -65,7 +66,7 @@ class History:
 
         None if nothing was missed or it cannot be determined.
         """
-        times = tuple(self._times.get(request.key, ()))
+        times = tuple(self._times.get(hash(request.key), ()))
         in_minute = sum(abs(request.time - time) < _MINUTE for time in times)
         is_busy = request.upstream.is_limited and in_minute == BUSY
         return judge(self._earlier(request), request, is_busy=is_busy)
@@ -112,8 +113,9 @@ class History:
         """Note the time of a request where the requests with one key are limited."""
         if not request.key or not request.upstream.is_limited:
             return
-        self._times.setdefault(request.key, deque(maxlen=BUSY)).append(request.time)
-        self._times.move_to_end(request.key)
+        key = hash(request.key)
+        self._times.setdefault(key, deque(maxlen=BUSY)).append(request.time)
+        self._times.move_to_end(key)
         while (
             len(self._times) > _MAX_KEYS
             or request.time - next(iter(self._times.values()))[-1] > _MINUTE

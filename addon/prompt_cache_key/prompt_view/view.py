@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PRIORITY = 10
 """Above those of mitmproxy's own views, which end at 2: mitmproxy 11 cannot tell equals apart."""
 
+MAX_RESPONSE = 1 << 20
+"""Bytes of a response whose usage is read: up to 0.13 s, in which no request goes on."""
+
 NO_RESPONSES = "This view is for requests: their response is in the views of mitmproxy."
 
 _METADATA = (
@@ -126,7 +129,9 @@ def facts(flow: http.HTTPFlow) -> Facts:
 
 def _usage(response: http.Response) -> Usage | None:
     """Return the usage in a response; the reader's decoder is bounded, mitmproxy's is not."""
-    get = response.headers.get
-    reader = UsageReader(get("content-encoding", ""))
-    reader.feed(response.raw_content or b"")
+    raw = response.raw_content or b""
+    if len(raw) > MAX_RESPONSE:
+        return None
+    reader = UsageReader(response.headers.get("content-encoding", ""))
+    reader.feed(raw)
     return Accounting().settle(None, reader.finish())

@@ -1,4 +1,5 @@
 import random
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -239,3 +240,16 @@ def test_cold_start(fields: Object, kind: str | None) -> None:
     assert history.may_be_cold(request) == bool(kind)
     history.add(opening("c", "2"))  # the latest one counts: nothing differs from that
     assert history.cold_start(request) is None
+
+
+def test_keys_of_clients_are_not_kept_as_they_are() -> None:
+    history = History()
+    tracemalloc.start()
+    for number in range(10):
+        key = f"{number} {'k' * 1_000_000}"
+        request = finished({}, None, time=number, key=key, upstream=LIMITED, session="s")
+        history.add(request)
+    del key, request
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 500_000

@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 from mitmproxy import contentviews, http
 from mitmproxy.test import taddons, tflow, tutils
-from prompt_cache_key.prompt_view.view import NO_RESPONSES, PRIORITY, PromptView
+from prompt_cache_key.prompt_view.view import (
+    MAX_RESPONSE,
+    NO_RESPONSES,
+    PRIORITY,
+    PromptView,
+    facts,
+)
 
 BODY = b'{"model": "gpt-5", "messages": [{"role": "user", "content": "hello"}]}'
 METADATA = {"prompt_cache_key": "5bff22e6", "claude_session": "abc", "claude_agent": "main"}
@@ -111,6 +117,11 @@ def test_usage_is_read_from_a_coded_response() -> None:
     assert flow.response
     flow.response.encode("gzip")
     assert look(flow.request, flow)[1].startswith("hit 3%: ")
+
+
+def test_usage_is_not_read_from_a_response_that_takes_long() -> None:
+    flow = flow_of(METADATA, answer={"usage": USAGE, "x": "x" * MAX_RESPONSE})
+    assert facts(flow).input is None
 
 
 def test_an_outline_is_drawn_again_when_its_usage_is_known(view: PromptView) -> None:
