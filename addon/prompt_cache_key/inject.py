@@ -115,6 +115,7 @@ class Injector:
             "prompt_cache_state": ours.state,
             "claude_session": identity.session,
             "claude_agent": identity.agent,
+            "prompt_cache_model": ours.endpoint.model,  # a streamed body is not saved
         }
         words = {} if ours.state == "observed" else {"key": ours.key}
         words |= ours.names() | {"state": ours.state, "source": identity.source}

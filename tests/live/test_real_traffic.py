@@ -239,6 +239,30 @@ def test_answers_reach_the_client_and_the_flow_byte_for_byte(run: Run, name: str
     assert run.received[IDS[name]] == run.saved[IDS[name]] == bodies
 
 
+def test_usage_of_streamed_requests_in_the_report(tmp_path: Path) -> None:
+    """Their bodies are not in the file of flows, so what the addon knows of them is."""
+    turns, results = CONVERSATIONS["absent after a report"]
+
+    def respond(request: Request) -> Reply:
+        return Reply(body=body_of(turns[len(request.json["messages"]) // 2]))
+
+    saved = tmp_path / "flows"
+    headers = [(SESSION_HEADER, str(uuid4())), ("content-type", "application/json")]
+    args = ["-w", str(saved), "--set", "stream_large_bodies=1k"]
+    with proxied(respond, args=args) as (upstream, proxy):
+        for turn, usage in enumerate(turns):
+            body = growing_body(turn, model="m", x="x" * 2000)
+            with Client(proxy.port) as client:
+                client.send("POST", path_of(usage), headers, body)
+        assert all(request.key for request in upstream.take())
+        proxy.stop()
+    assert [flow.request.raw_content for flow in flows(saved)] == [None] * len(turns)
+    expected = [result and result[:2] for result in results]
+    assert counted(fields(proxy.lines, "usage")["m"]) == expected
+    usages = [request.usage for request in reported(saved)["m"]]
+    assert [usage and (usage.input, usage.cached) for usage in usages] == expected
+
+
 BROKEN: dict[str, tuple[list[tuple[Counts, bool]], list[Tokens]]] = {
     # Whether the second would have had cached tokens is not known; the third had none.
     "Messages": (

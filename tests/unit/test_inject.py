@@ -37,6 +37,7 @@ def test_a_session_has_one_key_for_each_model(context: Context, log: Log) -> Non
         "prompt_cache_state": "new",
         "claude_session": SESSION,
         "claude_agent": "main",
+        "prompt_cache_model": "gpt-5.4",
     }
     assert second.metadata["prompt_cache_state"] == "reused"
     assert first.comment == f"3f6c1c1e main gpt-5.4 key={key(first)[:8]}"

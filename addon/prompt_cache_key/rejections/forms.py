@@ -175,6 +175,7 @@ _TYPES = {
 _CONTENT = re.compile(r"(?:messages|input|instructions|prompt|system|tools)\b")
 _JSON = json.JSONDecoder(strict=False)
 _EVENTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:event|data|id|retry)?:")
+_END = re.compile(r"(?:data: ?)?\[DONE\]\Z")  # some put it right behind an event's JSON
 _ERROR = re.compile(rb'"(?:error|response\.failed)"')
 
 
@@ -225,7 +226,7 @@ def _events(body: bytes, name: bytes) -> Iterator[str]:
     stream = EventStream((name,), MAX_SIZE)
     events = chain(stream.feed(body.removeprefix(BOM_UTF8)), stream.rest())
     for lines in islice(events, _MAX_ERRORS):
-        data = _text(b"\n".join(lines))
+        data = _END.sub("", _text(b"\n".join(lines))).rstrip()
         is_whole = len(lines) == 1 or _json(data)[1] == len(data)
         yield from [data] if is_whole else map(_text, lines[:_MAX_ERRORS])
 

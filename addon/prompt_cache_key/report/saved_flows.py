@@ -72,7 +72,7 @@ def read(each: flow.Flow, accounting: Accounting | None = None) -> FinishedReque
         return None
     agent = known.get("claude_agent") or (identity and identity.agent) or UNKNOWN
     key = key or known.get("prompt_cache_key") or ""
-    model = model or model_in_path(request.path)
+    model = model or model_in_path(request.path) or str(known.get("prompt_cache_model") or "")
     upstream = upstream_of(request.host, request.path, model, request.pretty_host)
     found = FinishedRequest(
         time=request.timestamp_start if 0 <= request.timestamp_start < _MAX_TIME else 0,

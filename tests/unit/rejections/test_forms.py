@@ -343,6 +343,8 @@ FRAMES = [
     "event: error\ndata:%s",
     ": wait\n\nevent: ping\ndata: {}\n\ndata: %s\n\ndata: [DONE]\n\n",
     "data: %s\ndata: [DONE]\n\n",
+    "data: %sdata: [DONE]\n\n",
+    "data:%s[DONE]",
     "\ufeffdata: %s\r\n\r\n",
     "id: 1\ndata: %s\n\n",
 ]

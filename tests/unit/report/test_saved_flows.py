@@ -44,9 +44,10 @@ def test_session_that_a_request_shows(each: http.HTTPFlow, agent: str) -> None:
 def test_what_the_addon_put_on_the_flow() -> None:
     bridged = exchange({"model": "gpt-5.4"})
     bridged.metadata |= {"claude_session": ID, "claude_agent": "a1", "prompt_cache_key": "k1"}
-    streamed = bridged.copy()
-    streamed.request.raw_content = None
-    for each, model in ((bridged, "gpt-5.4"), (streamed, "unknown")):
+    lost, streamed = bridged.copy(), bridged.copy()
+    lost.request.raw_content = streamed.request.raw_content = None
+    streamed.metadata["prompt_cache_model"] = "gpt-5.6"
+    for each, model in ((bridged, "gpt-5.4"), (lost, "unknown"), (streamed, "gpt-5.6")):
         found = asked(each)
         assert (found.conversation[:3], found.key) == ((ID, "a1", model), "k1")
 
