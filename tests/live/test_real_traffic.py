@@ -453,7 +453,7 @@ def test_a_websocket_passes_unchanged_with_one_warning() -> None:
         proxy.stop()
     assert_sound(proxy)
     assert [each for each in heard if each] == said * 2
-    (warning,) = (line for line in proxy.lines if "[prompt-cache] no key " in line)
+    (warning,) = (line for line in proxy.lines if "no key for GET " in line)
     assert "/v1/responses: it goes on unchanged because requests over a WebSocket get no" in warning
 
 
