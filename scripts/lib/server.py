@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Self
 
 import h11
@@ -15,12 +16,15 @@ from lib.messages import Headers, Reply, Request
 class Server:
     """A server on a free port of 127.0.0.1 that records each request; a context manager.
 
-    It speaks plain HTTP/1.1. `respond` gives the answer, from many threads at once. `broken` tells
-    of each request that broke HTTP's rules or off in the middle.
+    It speaks plain HTTP/1.1. `respond` gives the answer, from many threads at once. `respond_early`
+    may answer when only the head of a request has come; the rest is read all the same, and what
+    `respond` gives then is not sent. `broken` tells of each request that broke HTTP's rules or off
+    in the middle.
     """
 
     def __init__(self, respond: Callable[[Request], Reply] = lambda _: Reply()) -> None:
         self.respond = respond
+        self.respond_early: Callable[[Request], Reply | None] = lambda _: None
         self.requests: list[Request] = []
         self.broken: list[str] = []
         self._listener = socket.create_server((LOOPBACK, 0), backlog=512)
@@ -67,7 +71,8 @@ class Server:
         http1 = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
         while request := self._read_http1(http1, sock):
             self.requests.append(request)
-            if not _reply_http1(http1, sock, request, self.respond(request)):
+            reply, is_answered = self.respond(request), http1.our_state is not h11.SEND_RESPONSE
+            if not is_answered and not _reply_http1(http1, sock, request, reply):
                 return
             http1.start_next_cycle()
 
@@ -80,23 +85,29 @@ class Server:
                     case h11.NEED_DATA:
                         http1.receive_data(sock.recv(1 << 20))
                     case h11.Request():
-                        head = event
+                        head = _head(event)
+                        if reply := self.respond_early(head):
+                            _reply_http1(http1, sock, head, reply)
                     case h11.Data():
                         body.append(bytes(event.data))
                     case h11.EndOfMessage() if head:
-                        return Request(
-                            version="1.1",
-                            method=head.method.decode(),
-                            target=head.target.decode("latin-1"),
-                            headers=decoded(head.headers.raw_items()),
-                            body=b"".join(body),
-                        )
+                        return replace(head, body=b"".join(body))
                     case _:
                         return None
             except (h11.RemoteProtocolError, ConnectionError) as e:
                 if head:
                     self.broken.append(f"{head.target!r}: {e!r}")
                 return None
+
+
+def _head(head: h11.Request) -> Request:
+    return Request(
+        version="1.1",
+        method=head.method.decode(),
+        target=head.target.decode("latin-1"),
+        headers=decoded(head.headers.raw_items()),
+        body=b"",
+    )
 
 
 def _reply_http1(
