@@ -11,7 +11,7 @@ Where all is the same, the upstream may keep whole prompts only.
 
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.misses.causes import (
@@ -33,27 +33,16 @@ from prompt_cache_key.misses.judge import (
 )
 from prompt_cache_key.misses.miss import Miss
 from prompt_cache_key.misses.prefix import (
-    FRONT,
     TURNS,
     Budget,
     NotCompared,
-    chars_in,
+    chars_of,
     compare,
     elements,
     spelled,
 )
 
 _ALIKE = 0.5  # of the characters of tools and system prompt; those of two projects share over 80 %
-
-
-class _Alike(NamedTuple):
-    """Another session's prompt that begins like a new one, as far as both can have in common."""
-
-    other: FinishedRequest
-    before: dict[str, Any]
-    old: dict[str, Any]
-    new: dict[str, Any]
-    expected: int
 
 
 def cold_start(others: Iterable[FinishedRequest], request: FinishedRequest) -> Miss | None:
@@ -65,12 +54,14 @@ def cold_start(others: Iterable[FinishedRequest], request: FinishedRequest) -> M
     """
     budget = Budget()
     try:
-        compared = (_compared(other, request, budget) for other in others)
-        alike = next(filter(None, compared), None)
-        cause = _cause(alike, request, budget) if alike else None
+        for other in others:
+            old, new, expected = _fronts(other, request, budget)
+            if is_missed(expected, request) and _begins_alike(old, new, budget):
+                cause = _cause(other, request, old, new, budget)
+                return miss_of(expected, request, cause) if cause else None
     except (NotCompared, RecursionError):
-        return None
-    return miss_of(alike.expected, request, cause) if alike and cause else None
+        pass
+    return None
 
 
 def may_be_cold(request: FinishedRequest) -> bool:
@@ -79,24 +70,28 @@ def may_be_cold(request: FinishedRequest) -> bool:
     return is_known(request) and bool(usage and not usage.cached and usage.input > ROUNDING)
 
 
-def _compared(other: FinishedRequest, request: FinishedRequest, budget: Budget) -> _Alike | None:
-    before, after = prompt_of(other, request), prompt_of(request, request)
-    if before is None or after is None or not request.usage or not other.usage:
-        return None
-    old, new = _front(before), _front(after)
-    expected = min(
-        int(each.usage.input * _chars(front, budget) / (_chars(body, budget) or 1))
-        for each, front, body in ((other, old, before), (request, new, after))
-        if each.usage
-    )
-    if not is_missed(expected, request) or not _begins_alike(old, new, budget):
-        return None
-    return _Alike(other, before, old, new, expected)
+def _fronts(
+    other: FinishedRequest, request: FinishedRequest, budget: Budget
+) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Return what two prompts begin with, and how many tokens the shorter beginning has."""
+    fronts, tokens = [], []
+    for each in (other, request):
+        body = prompt_of(each, request) or {}
+        fronts.append(_front(body))
+        share = chars_of(fronts[-1], budget) / (chars_of(body, budget) or 1)
+        tokens.append(int(share * each.usage.input) if each.usage else 0)
+    return fronts[0], fronts[1], min(tokens)
 
 
-def _cause(alike: _Alike, request: FinishedRequest, budget: Budget) -> Cause | None:
-    other, upstream = alike.other, request.upstream
-    if request.time - other.time > retention(alike.before, upstream):
+def _cause(
+    other: FinishedRequest,
+    request: FinishedRequest,
+    old: dict[str, Any],
+    new: dict[str, Any],
+    budget: Budget,
+) -> Cause | None:
+    upstream = request.upstream
+    if request.time - other.time > retention(old, upstream):
         return None
     if other.key != request.key:
         by_session = any(header.scope == "session" for header in upstream.headers)
@@ -105,17 +100,13 @@ def _cause(alike: _Alike, request: FinishedRequest, budget: Budget) -> Cause | N
         return key_changed(other, request)._replace(remedy=SHARED_KEY)
     if routing_changed(other, request):
         return None
-    return find_cause(alike.old, alike.new, compare(alike.old, alike.new, budget).end, budget)
+    return find_cause(old, new, compare(old, new, budget).end, budget)
 
 
 def _front(body: dict[str, Any]) -> dict[str, Any]:
     """Return a body with the messages cut off: what conversations can have in common."""
     leading = {name: [*takewhile(is_system, elements(name, body.get(name)))] for name in TURNS}
     return body | leading
-
-
-def _chars(body: dict[str, Any], budget: Budget) -> int:
-    return sum(chars_in(name, body.get(name), budget) for name in (*FRONT, *TURNS))
 
 
 def _begins_alike(old: dict[str, Any], new: dict[str, Any], budget: Budget) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.misses.causes import Cause, as_cached_by_anthropic, find_cause
-from prompt_cache_key.misses.prefix import Budget, Shared, compare
+from prompt_cache_key.misses.prefix import Budget, Shared, chars_of, compare
 
 MAX_SIZE = 4 << 20
 """Bytes of a body that is compared."""
@@ -43,10 +43,7 @@ class Comparison(NamedTuple):
         """
         chars = self.shared.chars(self.budget)
         both = (self.before, before), (self.after, after)
-        return min(chars * size / (self._chars(body) or 1) for body, size in both)
-
-    def _chars(self, body: dict[str, Any]) -> int:
-        return compare(body, body, self.budget).chars(self.budget)
+        return min(chars * size / (chars_of(body, self.budget) or 1) for body, size in both)
 
     def find_cause(self) -> Cause | None:
         """Name what keeps the prompt from being read as far as the earlier one; None: nothing."""

@@ -185,6 +185,11 @@ def chars_in(section: str, value: Any, budget: Budget | None = None) -> int:
     return _chars([((section,), value)], budget or Budget())
 
 
+def chars_of(body: dict[str, Any], budget: Budget) -> int:
+    """Return how many characters of prompt there are in a body."""
+    return sum(chars_in(name, body.get(name), budget) for name in (*FRONT, *TURNS))
+
+
 def as_text(value: Any) -> str:
     """Return a string's text, of anything else its compact JSON, of None nothing."""
     if value is None:
