@@ -1,5 +1,5 @@
 from prompt_cache_key.usage.reader import Usage
-from unit.requests_made import finished, missed
+from unit.requests_made import finished, miss
 
 
 def test_conversation_is_session_agent_model_and_endpoint() -> None:
@@ -13,7 +13,7 @@ def test_conversation_is_session_agent_model_and_endpoint() -> None:
 
 
 def test_prompt_is_what_was_cached_what_was_missed_and_what_is_new() -> None:
-    request = finished(usage=Usage(10_000, 2500, None, 20), miss=missed(expected=9000))
+    request = finished(usage=Usage(10_000, 2500, None, 20), miss=miss())
     assert (request.missed, request.new) == (6500, 1000)
     assert finished(usage=Usage(10_000, 2500, None, 20)).missed == 0
 

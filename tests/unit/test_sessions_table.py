@@ -3,7 +3,7 @@ from prompt_cache_key.screen_text import width
 from prompt_cache_key.sessions_table import table
 from prompt_cache_key.stats.money import GivenPrices
 from prompt_cache_key.stats.sessions import Row
-from unit.stats.finished_requests import finished, miss, usage
+from unit.requests_made import finished, miss, usage
 
 SESSION = "1a914783-6ad3-4c37-b136-b6aeb16b2f3f"
 KEY = "5bff22e6-0de4-4ac0-9da5-7a1cf1d44cbe"
@@ -20,13 +20,13 @@ def row(
     """Return a row of 12 requests with 96 % from the cache."""
     made = Row(session, agent, model, key, "reused", scope)
     for _ in range(12):
-        made.sums.add(finished(of=usage(25_000, 24_240)))
+        made.sums.add(finished(usage=usage(25_000, 24_240)))
     return made
 
 
 def lost(cause: str = "total_tokens countdown") -> Row:
     made = row()
-    made.sums.add(finished(of=usage(1_000_000, 0, 50_000), missed=miss(24_064, cause)))
+    made.sums.add(finished(usage=usage(1_000_000, 0, 50_000), miss=miss(24_064, cause)))
     return made
 
 
@@ -87,6 +87,6 @@ def test_on_the_narrowest_screen_there_is_still_a_session() -> None:
 def test_whatever_the_words_are_it_is_one_line() -> None:
     evil = "\x1b[31m\u202e中\n</script>" * 50_000
     evil_row = row(evil, evil, evil, "user", evil)
-    evil_row.sums.add(finished(of=usage(10**9), missed=miss(10**9, evil)))
+    evil_row.sums.add(finished(usage=usage(10**9), miss=miss(10**9, evil)))
     lines = table([evil_row], 98)
     assert all(line.isprintable() and width(line) <= 98 for line in lines)

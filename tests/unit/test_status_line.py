@@ -6,7 +6,7 @@ from prompt_cache_key.finished import FinishedRequest
 from prompt_cache_key.stats.money import GivenPrices
 from prompt_cache_key.stats.report import as_json, report_of
 from prompt_cache_key.status_line import session_of, status
-from unit.stats.finished_requests import finished, miss, usage
+from unit.requests_made import finished, miss, usage
 
 NO_JSON = [b"", b"<html>", b"\xff", b"[" * 100_000]
 
@@ -35,12 +35,12 @@ ALL = (FIRST, SECOND, MISSED, LAST)
     ("answer", "line"),
     [
         (facts(), ""),
-        (facts(finished()), "cache ?%"),
+        (facts(finished(usage=None)), "cache ?%"),
         (facts(FIRST), "cache 0%"),
         (facts(WARM), "cache 91%"),
         (facts(FIRST, SECOND), "cache 85%, session 85%"),
         # A response without usage says nothing of the last request that had some.
-        (facts(FIRST, SECOND, finished(9)), "cache 85%, session 85%"),
+        (facts(FIRST, SECOND, finished(9, usage=None)), "cache 85%, session 85%"),
         (facts(FIRST, SECOND, prices=PRICES), "cache 85%, session 85%, $0.02 saved"),
         (facts(*ALL), "cache 99%, session 60%, 1 miss of 24.0k: tool search loaded"),
         # What does not fit is left out or cut: the tokens, then the cause.

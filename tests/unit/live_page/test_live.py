@@ -3,7 +3,7 @@ import json
 import pytest
 from prompt_cache_key.live_page import live
 from prompt_cache_key.live_page.live import HEADERS, MAX_REQUESTS, MAX_TEXT, Recent
-from unit.requests_made import TIME, finished, missed
+from unit.requests_made import TIME, finished, miss
 
 
 def recent_of(*sessions: str) -> Recent:
@@ -20,7 +20,7 @@ def test_requests_are_kept_without_bodies_and_long_texts() -> None:
             body=b"prompt",
             model="\x1b" * 10**6,
             project="\u202ex",
-            miss=missed("c" * 10**6, before="b" * 10**6),
+            miss=miss(cause="c" * 10**6, before="b" * 10**6),
         )
     )
     [kept] = recent()

@@ -10,7 +10,7 @@ from prompt_cache_key.report.chart import (
     trend,
 )
 from prompt_cache_key.usage.reader import Usage
-from unit.requests_made import finished, missed
+from unit.requests_made import finished, miss
 
 UNKNOWN = Usage(5000, None, None, None)
 HIT = Usage(10_000, 9999, None, None)
@@ -29,7 +29,7 @@ def test_a_bar_shows_what_became_of_the_tokens_of_a_request() -> None:
     chart = requests_chart(
         [
             finished(0, Usage(5000, 0, None, None)),
-            finished(1, Usage(10_000, 2500, None, None), missed(expected=7500)),
+            finished(1, Usage(10_000, 2500, None, None), miss(5000)),
             finished(2, UNKNOWN),
             finished(3, None),
         ]

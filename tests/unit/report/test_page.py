@@ -27,7 +27,7 @@ from prompt_cache_key.report.page import (
 )
 from prompt_cache_key.stats.report import Report, report_of
 from prompt_cache_key.usage.reader import Usage
-from unit.requests_made import TIME, finished, missed
+from unit.requests_made import CHANGED, TIME, finished, miss
 
 CSS = Path(prompt_cache_key.report.page.__file__).with_name("report.css").read_text("utf-8")
 VOID = {"meta"}
@@ -94,9 +94,9 @@ def hostile(words: str) -> Report:
     fields: dict[str, Any] = dict.fromkeys(
         ("session", "agent", "model", "endpoint", "key", "project"), words
     )
-    miss = missed(words, path=words, before=words, after=words, remedy=words)
+    hostile = miss(cause=words, path=words, before=words, after=words, remedy=words)
     return report_of(
-        words, [finished(0, **fields), finished(1, miss=miss, **fields)], warnings=[words]
+        words, [finished(0, **fields), finished(1, miss=hostile, **fields)], warnings=[words]
     )
 
 
@@ -153,7 +153,7 @@ def test_the_policy_allows_our_own_style_and_script_alone(is_live: bool) -> None
 
 WHOLE = report(
     finished(0, project="webshop", is_first=True),
-    finished(1, miss=missed(), project="webshop"),
+    finished(1, miss=miss(**CHANGED), project="webshop"),
     finished(2, Usage(1_500_000, 0, None, 1000), agent="a1b2", model="mini", project="webshop"),
     finished(3, Usage(5000, None, None, None), project="webshop"),
     finished(4, None, project="webshop"),
@@ -176,9 +176,9 @@ WHOLE = report(
         "webshop 57f0d592 hit rate 0%, 5 requests, 1 miss",
         "tools reordered 6,500 tokens missed, request 2 at 09:46:41 tools[0].name, character 7",
         "before: old text after: new text keep the order",
-        "main gpt-5 25% 6,500 25,000 4 http://gateway.test/v1/messages",
-        "a1b2 mini 0% 0 1,500,000 1 http://gateway.test/v1/messages",
-        "11-25 09:46:41 main gpt-5 10,000 2,500 6,500 25%",
+        "main gpt-5.4 25% 6,500 25,000 4 https://api.openai.com/v1/responses",
+        "a1b2 mini 0% 0 1,500,000 1 https://api.openai.com/v1/responses",
+        "11-25 09:46:41 main gpt-5.4 10,000 2,500 6,500 25%",
         "09:46:41: 10,000 prompt tokens, 2,500 cached, 6,500 missed: tools reordered",
         "a request with missed tokens",
     ],
@@ -335,8 +335,8 @@ def test_only_so_many_agents_and_requests_are_shown() -> None:
 
 
 def test_a_miss_without_a_place_or_remedy() -> None:
-    miss = missed("server-side: evicted or rerouted", path="", remedy="")
-    reader = Reader(report(finished(), finished(1, miss=miss, agent="a1")))
+    unchanged = miss(cause="server-side: evicted or rerouted")
+    reader = Reader(report(finished(), finished(1, miss=unchanged, agent="a1")))
     assert (len(reader.all("del")), len(reader.all("ins"))) == (0, 0)
     assert not reader.all("p", **{"class": "remedy"})
     assert "6,500 tokens missed, request 2 at 09:46:41, agent a1" in reader.text
@@ -344,7 +344,7 @@ def test_a_miss_without_a_place_or_remedy() -> None:
 
 def test_the_worst_misses_are_shown_and_the_others_folded() -> None:
     requests = [
-        finished(number, miss=missed(expected=5000 + number)) for number in range(MAX_MISSES + 3)
+        finished(number, miss=miss(2500 + number, **CHANGED)) for number in range(MAX_MISSES + 3)
     ]
     reader = Reader(report(*requests))
     shown, folded = re.split(r"<summary [^>]*-misses-summary", reader.html)
@@ -357,7 +357,7 @@ def test_the_worst_misses_are_shown_and_the_others_folded() -> None:
 def test_causes_are_those_of_the_log_with_most_tokens_first() -> None:
     causes = [f"cause {number}" for number in range(FEW + 2)]
     requests = [
-        finished(number, miss=missed(cause, 5000 - number)) for number, cause in enumerate(causes)
+        finished(number, miss=miss(2500 - number, cause)) for number, cause in enumerate(causes)
     ]
     reader = Reader(report(*requests))
     section = reader.html.partition('id="causes"')[2].partition("</section>")[0]

@@ -8,7 +8,7 @@ from prompt_cache_key.stats.collapse import (
     CacheWarning,
     look,
 )
-from unit.stats.finished_requests import usage
+from unit.requests_made import usage
 
 SEEN = {
     "m": usage(LARGE),  # a miss

@@ -10,7 +10,7 @@ import pytest
 from prompt_cache_key.stats import money
 from prompt_cache_key.stats.money import GivenPrices, ListedPrices, Tokens, at_hand, load, price
 from prompt_cache_key.stats.sums import Sums
-from unit.stats.finished_requests import finished, miss, usage
+from unit.requests_made import finished, miss, usage
 
 MILLION = 1_000_000
 PRICES = GivenPrices(input=2.0, cached=0.2, written=2.5, output=10.0)
@@ -42,13 +42,13 @@ def priced(prices: money.Prices | None, *requests: Any) -> Sums:
     ],
 )
 def test_dollars(of: Any, missed: int, dollars: tuple[float, float, float]) -> None:
-    sums = priced(PRICES, finished(of=of, missed=miss(missed) if missed else None))
+    sums = priced(PRICES, finished(usage=of, miss=miss(missed) if missed else None))
     assert (sums.cost, sums.saved, sums.missed_cost) == pytest.approx(dollars)
 
 
 def test_dollars_of_several_requests_and_models_add_up() -> None:
     requests = [
-        finished(of=usage(MILLION, 500_000), model=model, missed=miss(100_000)) for model in "aab"
+        finished(usage=usage(MILLION, 500_000), model=model, miss=miss(100_000)) for model in "aab"
     ]
     one, all_ = priced(PRICES, requests[0]), priced(PRICES, *requests)
     for name in ("cost", "saved", "missed_cost"):
@@ -56,7 +56,11 @@ def test_dollars_of_several_requests_and_models_add_up() -> None:
 
 
 def test_without_prices_or_requests_there_are_no_dollars() -> None:
-    for sums in (priced(None, finished(of=usage(5))), priced(PRICES), priced(PRICES, finished())):
+    for sums in (
+        priced(None, finished(usage=usage(5))),
+        priced(PRICES),
+        priced(PRICES, finished(usage=None)),
+    ):
         assert (sums.cost, sums.saved, sums.missed_cost) == (None, None, None)
 
 
@@ -72,13 +76,13 @@ class OnlyA:
 def test_models_without_a_price_are_counted_and_do_not_hide_the_others() -> None:
     sums = Sums()
     for model in "abbc":
-        sums.add(finished(of=usage(1000), model=model))
+        sums.add(finished(usage=usage(1000), model=model))
     assert price(sums, OnlyA()) == {"b": 2, "c": 1}
     assert sums.cost == 1000
 
 
 def test_long_prompts_are_priced_apart_from_short_ones() -> None:
-    requests = [finished(of=usage(size), model="a") for size in (1000, 300_000)]
+    requests = [finished(usage=usage(size), model="a") for size in (1000, 300_000)]
     assert priced(OnlyA(), *requests).cost == 1000 + 2 * 300_000
 
 

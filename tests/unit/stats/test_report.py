@@ -4,7 +4,7 @@ import pytest
 from prompt_cache_key.stats.money import GivenPrices
 from prompt_cache_key.stats.report import as_json, report_of
 from prompt_cache_key.upstreams import Upstream
-from unit.stats.finished_requests import OPENAI, TIME, finished, miss, usage
+from unit.requests_made import OPENAI, TIME, finished, miss, usage
 
 PRICES = GivenPrices(2.0, 0.2, 2.5, 10.0)
 MISSED = finished(2, usage(3000, 500), miss(1000, "tools reordered", 500, "a remedy"), session="b")
@@ -18,11 +18,11 @@ def test_an_empty_report() -> None:
 
 def test_most_missed_tokens_come_first_then_the_last_active() -> None:
     requests = [
-        finished(5, session="a"),
+        finished(5, None, session="a"),
         MISSED,
-        finished(9, session="c"),
+        finished(9, None, session="c"),
         finished(1, usage(9000), session="b", model="n"),
-        finished(3, session="b", agent="a1"),
+        finished(3, None, session="b", agent="a1"),
     ]
     made = report_of("flows", requests)
     assert [(each.id, each.last_active - TIME) for each in made.sessions] == [

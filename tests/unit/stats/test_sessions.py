@@ -19,7 +19,7 @@ from prompt_cache_key.stats.money import GivenPrices
 from prompt_cache_key.stats.sessions import MAX_LISTED, MAX_ROWS, Sessions, Ticket, no_price
 from prompt_cache_key.stats.sums import Sums
 from prompt_cache_key.usage.reader import Usage
-from unit.stats.finished_requests import finished, miss, usage
+from unit.requests_made import SESSION, finished, miss, usage
 
 
 def begin(
@@ -42,7 +42,7 @@ def close(sessions: Sessions) -> list[FinishedRequest]:
 
 def add(sessions: Sessions, of: Usage | None = None, **more: Any) -> None:
     """Let one request begin, finish and count."""
-    request = finished(of=of, **more)
+    request = finished(usage=of, **more)
     ticket = sessions.begin(request.session, request.agent, request.model)
     for counted in finish(sessions, ticket, request):
         sessions.add(counted)
@@ -69,7 +69,7 @@ def test_the_first_request_with_usage_is_the_first() -> None:
     sessions = Sessions()
     found = []
     for of in (None, usage(100), usage(100)):
-        found += finish(sessions, begin(sessions), finished(of=of))
+        found += finish(sessions, begin(sessions), finished(usage=of))
     assert [each.is_first for each in found] == [False, True, False]
 
 
@@ -110,7 +110,7 @@ def test_in_any_order_a_prompt_counts_once(chain: str, reported: str) -> None:
                 if origin:
                     sessions.begin_call(origin, ticket)
             else:
-                request = finished(of=USAGES[step] if step in reported else None, agent=step)
+                request = finished(usage=USAGES[step] if step in reported else None, agent=step)
                 found += [each.agent for each in finish(sessions, tickets[step], request)]
         # The last that reported counts, else the first of all.
         assert found == [(reported or "a")[-1]]
@@ -125,7 +125,7 @@ def test_each_call_of_a_request_counts_that_reports_and_the_request_does_not() -
         for name in "123":
             sessions.begin_call(tickets["a"], tickets[name])
         for name in order:
-            request = finished(of=usage(1000) if name != "2" else None, agent=name)
+            request = finished(usage=usage(1000) if name != "2" else None, agent=name)
             found += [each.agent for each in finish(sessions, tickets[name], request)]
         assert sorted(found) == ["1", "3"]
 
@@ -144,11 +144,11 @@ def test_what_has_counted_is_not_taken_back(
 ) -> None:
     sessions = Sessions()
     origin, call, its_call = (begin(sessions) for _ in range(3))
-    found = finish(sessions, origin, finished(of=own, agent="a"))
+    found = finish(sessions, origin, finished(usage=own, agent="a"))
     sessions.begin_call(origin, call)
     sessions.begin_call(call, its_call)
-    found += finish(sessions, call, finished(of=late, agent="b"))
-    found += finish(sessions, its_call, finished(of=late, agent="c"))
+    found += finish(sessions, call, finished(usage=late, agent="b"))
+    found += finish(sessions, its_call, finished(usage=late, agent="c"))
     assert [each.agent for each in found] == counted
 
 
@@ -156,10 +156,10 @@ def test_a_call_for_a_call_that_is_over_counts_for_the_first_origin() -> None:
     sessions = Sessions()
     first, second, third = (begin(sessions) for _ in range(3))
     sessions.begin_call(first, second)
-    assert finish(sessions, second, finished()) == []
+    assert finish(sessions, second, finished(usage=None)) == []
     sessions.begin_call(second, third)
-    assert finish(sessions, first, finished(of=usage(1000))) == []
-    [counted] = finish(sessions, third, finished(of=usage(1100)))
+    assert finish(sessions, first, finished(usage=usage(1000))) == []
+    [counted] = finish(sessions, third, finished(usage=usage(1100)))
     assert counted.usage == usage(1100)
 
 
@@ -167,10 +167,10 @@ def test_at_the_end_what_is_held_counts_and_what_is_in_flight_does_not() -> None
     sessions = Sessions()
     tickets = [begin(sessions) for _ in range(3)]
     sessions.begin_call(tickets[0], tickets[1])
-    assert finish(sessions, tickets[0], finished(of=usage(1000), agent="held")) == []
+    assert finish(sessions, tickets[0], finished(usage=usage(1000), agent="held")) == []
     assert [each.agent for each in close(sessions)] == ["held"]
     assert close(sessions) == []
-    assert finish(sessions, tickets[1], finished(of=usage(1000))) == []  # too late
+    assert finish(sessions, tickets[1], finished(usage=usage(1000))) == []  # too late
 
 
 class Counting(RuleBasedStateMachine):
@@ -202,7 +202,7 @@ class Counting(RuleBasedStateMachine):
     @rule(number=consumes(tickets), input_=st.none() | st.integers(1, 10**6), is_sent=st.booleans())
     def end(self, number: int, input_: int | None, is_sent: bool) -> None:
         of = usage(input_) if input_ else None
-        request = finished(of=of, agent=str(number)) if of or is_sent else None
+        request = finished(usage=of, agent=str(number)) if of or is_sent else None
         self.ended[number] = request
         self.counted += finish(self.sessions, self.by_number[number], request)
 
@@ -291,7 +291,7 @@ def test_the_least_recently_used_row_is_dropped_and_still_counts() -> None:
     assert "0" in agents
     assert "1" not in agents
     [session, total] = sessions.summary()
-    assert session.startswith(f"session=s requests={MAX_ROWS + 3} ")
+    assert session.startswith(f"session={SESSION} requests={MAX_ROWS + 3} ")
     assert total.startswith(f"total sessions=1 requests={MAX_ROWS + 3} ")
 
 
@@ -310,26 +310,26 @@ def test_long_names_do_not_fill_the_memory() -> None:
 def test_a_warning_names_the_main_cause_and_its_remedy() -> None:
     sessions = Sessions()
     found = [
-        sessions.add(finished(of=usage(9000), missed=miss(8000, "tools reordered", remedy="do")))
+        sessions.add(finished(usage=usage(9000), miss=miss(8000, "tools reordered", remedy="do")))
         for _ in range(6)
     ]
     assert [each is not None for each in found] == [False] * 4 + [True, False]
     warning = found[4]
     assert warning
-    assert (warning.what, warning.session) == (NOTHING_CACHED, "s")
+    assert (warning.what, warning.session) == (NOTHING_CACHED, SESSION)
     assert (warning.cause, warning.remedy) == ("tools reordered", "do")
 
 
 def test_a_warning_without_a_known_cause() -> None:
     sessions = Sessions()
-    found = [sessions.add(finished(of=usage(9000))) for _ in range(5)]
+    found = [sessions.add(finished(usage=usage(9000))) for _ in range(5)]
     assert found[4]
     assert found[4][3:] == ("", "")
 
 
 def test_no_warning_where_the_session_is_not_known() -> None:
     sessions = Sessions()
-    assert [sessions.add(finished(of=usage(9000), session="?")) for _ in range(9)] == [None] * 9
+    assert [sessions.add(finished(usage=usage(9000), session="?")) for _ in range(9)] == [None] * 9
     assert [*sessions.summary()] == [
         "session=? requests=9 input=81000 cached=0 hit=0% missed=0",
         "total sessions=0 requests=9 input=81000 cached=0 hit=0% missed=0",
@@ -341,7 +341,7 @@ def test_the_summary_begins_with_the_most_prompt_tokens() -> None:
     assert [*sessions.summary()] == ["total sessions=0 requests=0 input=0 cached=? hit=?% missed=0"]
     begin(sessions, "in flight")
     add(sessions, usage(100, None), session="a")
-    add(sessions, usage(3000, 600), session="b c", missed=miss(2100, "expired", 600))
+    add(sessions, usage(3000, 600), session="b c", miss=miss(2100, "expired", 600))
     add(sessions, usage(200, 199, 1), session="d")
     assert [*sessions.summary()] == [
         'session="b c" requests=1 input=3000 cached=600 hit=20% missed=2100',
@@ -357,7 +357,7 @@ def test_the_summary_names_so_many_sessions_and_causes(more: int) -> None:
     sessions = Sessions()
     for number in range(MAX_LISTED + more):
         lost = miss(number + 1, f"cause {number}")
-        add(sessions, usage(1000 + number), session=str(number), missed=lost)
+        add(sessions, usage(1000 + number), session=str(number), miss=lost)
     lines = [*sessions.summary()]
     assert sum(line.startswith("session=") for line in lines) == MAX_LISTED
     assert sum(line.startswith("missed cause=") for line in lines) == MAX_LISTED
