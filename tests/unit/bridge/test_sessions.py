@@ -34,7 +34,7 @@ from unit.bridge.translators import (
     use,
 )
 
-# --- fifty Claude Codes at once behind one translator, and strangers who talk like them -----------
+# --- 25 Claude Codes at once behind one translator, and strangers who talk like them -----------
 
 SYSTEM = (ATTRIBUTION, "You are Claude Code.", "\n".join(f"Rule {n}." for n in range(20)))
 TALKERS = [
@@ -96,8 +96,8 @@ async def fleet(translate: Callable[[Json], Json], seed: int, *, in_words: bool)
         for body in requests_of(number, chance, in_words=in_words):
             await send(f"session {number}", body)
 
-    strangers = (call(TALKERS[n % 4], "", "stranger's", 99) for n in range(100))
-    await asyncio.gather(*map(talk, range(50)), *strangers)
+    strangers = (call(TALKERS[n % 4], "", "stranger's", 99) for n in range(50))
+    await asyncio.gather(*map(talk, range(25)), *strangers)
     return found
 
 
@@ -117,12 +117,11 @@ FLEETS: dict[str, Callable[[Json], Json]] = {
 
 
 @pytest.mark.parametrize("translator", FLEETS)
-@pytest.mark.parametrize("seed", range(2))
-def test_a_fleet_of_sessions(translator: str, seed: int) -> None:
-    found = asyncio.run(fleet(FLEETS[translator], seed, in_words=translator == "keeps no ids"))
+def test_a_fleet_of_sessions(translator: str) -> None:
+    found = asyncio.run(fleet(FLEETS[translator], seed=0, in_words=translator == "keeps no ids"))
     assert found["wrong"] == 0
-    assert found["stranger's"] == 100
-    assert found["right"] > 300
+    assert found["stranger's"] == 50
+    assert found["right"] > 150
     if "drops" not in translator:
         assert found["none"] < found["right"] / 100
 
