@@ -31,7 +31,6 @@ be a form, and each pattern's steps. Not promised: that a form nobody has seen y
 
 from __future__ import annotations
 
-import json
 import re
 from codecs import BOM_UTF8
 from collections import deque
@@ -41,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 from prompt_cache_key.rejections.wrappers import unwrapped
 from prompt_cache_key.usage.events import EventStream
+from prompt_cache_key.usage.json_values import values_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -173,7 +173,6 @@ _TYPES = {
     "missing": "",
 }
 _CONTENT = re.compile(r"(?:messages|input|instructions|prompt|system|tools)\b")
-_JSON = json.JSONDecoder(strict=False)
 _EVENTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:event|data|id|retry)?:")
 _END = re.compile(r"(?:data: ?)?\[DONE\]\Z")  # some put it right behind an event's JSON
 _ERROR = re.compile(rb'"(?:error|response\.failed)"')
@@ -195,15 +194,16 @@ def rejection(status: int, body: bytes, field: str = "prompt_cache_key") -> str:
     if _EVENTS.match(body):
         return _search(_events(body, name), field)
     text = _text(body)
-    value, end = _json(text)  # a body may be a JSON string
-    return _search([value if isinstance(value, str) and end == len(text) else text], field)
+    values, is_whole = values_in(text)
+    is_string = is_whole and len(values) == 1 and isinstance(values[0], str)
+    return _search(values if is_string else [text], field)
 
 
 def _errors(head: bytes, name: bytes) -> Iterator[Any]:
     """Yield the errors in the beginning of a response whose status says that all went well."""
     text = _text(head)
     texts = [text] if text[:1] in ("{", "[") else _events(head, name)
-    for value in chain.from_iterable(map(_values, texts)):
+    for value in chain.from_iterable(values_in(each)[0][:_MAX_ERRORS] for each in texts):
         for each in value[:_MAX_ERRORS] if isinstance(value, list) else [value]:
             if not isinstance(each, dict):
                 continue
@@ -227,30 +227,12 @@ def _events(body: bytes, name: bytes) -> Iterator[str]:
     events = chain(stream.feed(body.removeprefix(BOM_UTF8)), stream.rest())
     for lines in islice(events, _MAX_ERRORS):
         data = _END.sub("", _text(b"\n".join(lines))).rstrip()
-        is_whole = len(lines) == 1 or _json(data)[1] == len(data)
+        is_whole = len(lines) == 1 or values_in(data)[1]
         yield from [data] if is_whole else map(_text, lines[:_MAX_ERRORS])
 
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8-sig", "replace").strip()
-
-
-def _json(text: str) -> tuple[Any, int]:
-    """Return the JSON value that a text begins with, and where the value ends: 0 if none."""
-    try:
-        return _JSON.raw_decode(text)
-    except (ValueError, RecursionError):
-        return None, 0
-
-
-def _values(text: str) -> Iterator[Any]:
-    """Yield the first JSON values of a text, one after the other."""
-    for _ in range(_MAX_ERRORS):
-        value, end = _json(text)
-        if not end:
-            return
-        yield value
-        text = text[end:].lstrip()
 
 
 def _search(errors: Iterable[Any], field: str) -> str:

@@ -17,12 +17,12 @@ text is not parsed if it is larger than `MAX_SIZE`, or if it would take longer t
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prompt_cache_key.codings import decoder
 from prompt_cache_key.usage.events import EventStream
+from prompt_cache_key.usage.json_values import DONE, TOO_MANY, VALUE_WORK, values_in, work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,14 +42,8 @@ MAX_DECODED: Final = 5 << 20
 MAX_WORK: Final = 50_000_000
 """Estimated nanoseconds that the JSON of 64 kB on the wire may take to parse."""
 
-MAX_VALUES: Final = 10_000
-"""Values, one after the other, of one JSON text; a line of an answer has 200 bytes or more."""
-
-_VALUE_WORK = 2_000  # estimated nanoseconds that each of them takes, besides its bytes
 _STEP = 1 << 16  # bytes on the wire; the chunks of mitmproxy are no larger
 _MAX_ID = 256  # characters; OpenAI's are 50, gateways' that hold another one under 200
-_TOO_MANY = 1 << 53  # JSON numbers are exact below
-_MAX_DIGITS = 16
 
 _SPACE_AND_BOM = b" \t\r\n\xef\xbb\xbf"
 _FIELDS = (b"data:", b"event:", b":", b"id:", b"retry:")
@@ -81,10 +75,8 @@ _WRITTEN_BY_TTL = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 # counts in the last chunk's `timings` alone.
 _NAMES = (b'"usage"', b'"timings"', b"message_stop", b"[DONE]")
 _USEFUL = re.compile(rb'"(?:usage|timings)"\s*:\s*\{|message_stop|\[DONE\]')
-_DONE = "[DONE]"
 _LAST_RESPONSES = ("completed", "incomplete", "failed", "done")  # done: as some call completed
 _LAST_EVENTS = frozenset(("message_stop", *(f"response.{end}" for end in _LAST_RESPONSES)))
-_BETWEEN = re.compile(r"[ \t\n\r\ufeff]*(?:data:[ \t\n\r]*)?")
 _REASON = re.compile("[a-z][a-z_]{0,63}")
 # Of Anthropic's reasons those that are none.
 _NOT_COMPARED = ("previous_message_not_found", "unavailable")
@@ -223,20 +215,19 @@ class UsageReader:
         """Read the usage in a text; return whether the text is JSON, or not worth parsing."""
         if not _USEFUL.search(data):
             return True
-        work = _work(data)
-        if self._work + work > MAX_WORK:
+        needed = work(data)
+        if self._work + needed > MAX_WORK:
             if not self._is_stream:
                 self.unread = "the JSON body has too many values"
             return True
-        self._work += work
-        messages, is_whole = _messages(data)
-        self._work += _VALUE_WORK * len(messages)
+        messages, is_whole = values_in(data.decode(errors="replace"))
+        self._work += needed + VALUE_WORK * len(messages)
         for message in messages:
             self._read(message)
         return is_whole
 
     def _read(self, message: Any) -> None:
-        if message == _DONE or _is_last(message):
+        if message == DONE or _is_last(message):
             self._has_ended = True
         for holder in _holders(message):
             self._count(_counts(holder))
@@ -250,48 +241,6 @@ class UsageReader:
         # them are no counts either.
         names = _PROMPT + _BESIDE if any(map(counts.get, _PROMPT)) else _OUTPUT
         self._seen |= {name: counts[name] for name in names if name in counts}
-
-
-def _integer(digits: str) -> int:
-    return int(digits) if len(digits) <= _MAX_DIGITS else _TOO_MANY  # int() is quadratic
-
-
-# Not strict: some do not escape line ends and tabs in a text.
-_JSON = json.JSONDecoder(parse_int=_integer, strict=False)
-
-
-def _work(data: bytes) -> int:
-    """Return about how many nanoseconds it takes to parse a JSON text, measured at its worst."""
-    values = data.count(b",") + data.count(b"{") + data.count(b"[")
-    return 8_000 + 6 * len(data) + 250 * values
-
-
-def _messages(data: bytes) -> tuple[list[Any], bool]:
-    """Return the JSON values that a text begins with, and whether the text has nothing else.
-
-    They are several where each line is one, or where an upstream has put the next event's `data:`
-    into the same line.
-    """
-    text = data.decode(errors="replace")
-    messages: list[Any] = []
-    at = _next(text, 0)
-    while at < len(text) and len(messages) < MAX_VALUES:
-        if text.startswith(_DONE, at):
-            message, at = _DONE, at + len(_DONE)
-        else:
-            try:
-                message, at = _JSON.raw_decode(text, at)
-            except (ValueError, RecursionError):
-                return messages, False
-        messages.append(message)
-        at = _next(text, at)
-    return messages, at == len(text)
-
-
-def _next(text: str, at: int) -> int:
-    """Return where the next value of a text begins."""
-    between = _BETWEEN.match(text, at)
-    return between.end() if between else at
 
 
 def _is_last(message: Any) -> bool:
@@ -342,7 +291,7 @@ def _counts(holder: dict[str, Any]) -> dict[str, int]:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _TOO_MANY
+    return type(value) is int and 0 <= value < TOO_MANY
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -498,7 +498,7 @@ HOSTILE = [
     body({"error": [f"{{{fill(chr(39) + 'a' + chr(39) + ',', 5000)}{KEY}}}"] * 10}),
     f'data: {{"error": "{KEY}"}}\n\n'.encode() * 2000,
     f"data: x {KEY}\n".encode() * 3000,
-    f'{{"x":{"9" * 5000},"error":"{QUOTE}"}}'.encode(),
+    f'{{"x":{"9" * 5000},"error":"x {KEY}"}}'.encode(),
 ]
 
 

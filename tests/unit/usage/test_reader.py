@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mitmproxy.net import encoding
 from prompt_cache_key.usage.accounting import Accounting
-from prompt_cache_key.usage.reader import MAX_DECODED, MAX_SIZE, MAX_VALUES, Usage, UsageReader
+from prompt_cache_key.usage.json_values import MAX_VALUES
+from prompt_cache_key.usage.reader import MAX_DECODED, MAX_SIZE, Usage, UsageReader
 
 
 def feed(chunks: Iterable[bytes], coding: str = "") -> UsageReader:
