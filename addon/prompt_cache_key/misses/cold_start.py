@@ -50,18 +50,22 @@ def cold_start(others: Iterable[FinishedRequest], request: FinishedRequest) -> M
 
     `others` are requests of one user and project to one endpoint, model and agent, the latest
     first. What is expected are the tokens of tools and system prompt, by their share of the
-    characters. None if no prompt of `others` begins alike, or it cannot be determined.
+    characters. None if no prompt of `others` begins alike, or it cannot be determined, as where
+    nothing differs from one of them.
     """
-    budget = Budget()
+    budget, first = Budget(), None
     try:
         for other in others:
             old, new, expected = _fronts(other, request, budget)
-            if is_missed(expected, request) and _begins_alike(old, new, budget):
+            is_kept = request.time - other.time <= retention(old, request.upstream)
+            if is_kept and is_missed(expected, request) and _begins_alike(old, new, budget):
                 cause = _cause(other, request, old, new, budget)
-                return miss_of(expected, request, cause) if cause else None
+                if not cause:
+                    return None
+                first = first or miss_of(expected, request, cause)
     except (NotCompared, RecursionError):
-        pass
-    return None
+        return None
+    return first
 
 
 def may_be_cold(request: FinishedRequest) -> bool:
@@ -91,8 +95,6 @@ def _cause(
     budget: Budget,
 ) -> Cause | None:
     upstream = request.upstream
-    if request.time - other.time > retention(old, upstream):
-        return None
     if other.key != request.key:
         by_session = any(header.scope == "session" for header in upstream.headers)
         if upstream.is_limited or by_session:

@@ -84,7 +84,7 @@ def read(each: flow.Flow, accounting: Accounting | None = None) -> FinishedReque
         key_state=_name(known.get("prompt_cache_state") or ""),
         routing=_routing(request, upstream),
         upstream=upstream,
-        answered=each.response.timestamp_start if each.response else 0,
+        answered=(each.response and each.response.timestamp_start) or 0,
         project=project_of(content),
         body=content,
     )
