@@ -6,16 +6,19 @@ ended it goes through `outcome`.
 
 import logging
 import time
+from asyncio import Semaphore
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
 from prompt_cache_key.commands import Commands
 from prompt_cache_key.identity import session_in_header
+from prompt_cache_key.in_flight import RequestInFlight
 from prompt_cache_key.inject import Injector
 from prompt_cache_key.live_page.listener import LivePage
-from prompt_cache_key.message_body import read_body, replace_body
+from prompt_cache_key.message_body import header_names, read_body, replace_body
 from prompt_cache_key.outcome import Outcome
 from prompt_cache_key.prompt_view.view import PromptView
 from prompt_cache_key.settings import Settings
@@ -25,6 +28,12 @@ from prompt_cache_key.streaming.held_request import HeldRequest
 from prompt_cache_key.streaming.tap import Tap
 from prompt_cache_key.upstreams import upstream_of
 from prompt_cache_key.usage.reader import UsageReader
+
+MAX_DECODED = 32 << 20
+"""Bytes of decoded bodies in flight: 16 kB on the wire may be 16 MB."""
+
+MAX_CODED = 4
+"""Coded requests that are worked on at once; each may take three times 16 MB meanwhile."""
 
 CANNOT_HOLD = (
     "the request is streamed (stream_large_bodies) and cannot be held back: that takes a session "
@@ -47,6 +56,7 @@ class PromptCacheKey:
         self.settings = Settings(self.state)
         self.commands = Commands(self.state)
         self.view = PromptView()
+        self._coded = Semaphore(MAX_CODED)
         self.page = LivePage(lambda: self.state.options.page, self.state.recent)
 
     def load(self, loader: Loader) -> None:
@@ -97,7 +107,9 @@ class PromptCacheKey:
             if session_in_header(flow.request.headers):
                 await self._observe(flow, streamed)
         else:
-            await self._insert(flow, may_insert=is_selected)
+            is_coded = b"content-encoding" in header_names(flow.request)
+            async with self._coded if is_coded else nullcontext():
+                await self._insert(flow, may_insert=is_selected)
 
     async def _insert(self, flow: http.HTTPFlow, *, may_insert: bool) -> None:
         try:
@@ -109,7 +121,19 @@ class PromptCacheKey:
             self.state.skip(flow, str(e), logging.WARNING)
         else:
             if ours and is_open(flow):
+                self._drop_if_decoded(flow, ours)
                 self.injector.begin(flow, ours)
+
+    def _drop_if_decoded(self, flow: http.HTTPFlow, ours: RequestInFlight) -> None:
+        """Drop the decoded body of a coded request where those in flight take much memory.
+
+        Its misses have no cause then. Any other body is the flow's own, and takes no memory.
+        """
+        ours.is_decoded = ours.body is not flow.request.raw_content
+        if ours.is_decoded:
+            others = [each.body for each in self.state.in_flight.values() if each.is_decoded]
+            if len(ours.body) + sum(map(len, others)) > MAX_DECODED:
+                ours.body = b""
 
     async def _observe(self, flow: http.HTTPFlow, streamed: object) -> None:
         """Observe a streamed request that has passed as it came; its headers show the session."""

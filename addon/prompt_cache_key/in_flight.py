@@ -15,9 +15,10 @@ from prompt_cache_key.usage.reader import UsageReader
 class RequestInFlight:
     """A request of a session, keyed or observed, whose response has not ended.
 
-    `sent_at` is Unix time in seconds. `body` is the decoded body as it is sent. `state` is one of
-    new, reused, kept, replaced, observed; `scope` says who shares the key, and `name` identifies
-    its mapping; both are empty without a mapping of ours. `headers` are the routing headers to set,
+    `sent_at` is Unix time in seconds. `body` is the decoded body as it is sent; empty if it is too
+    large to be kept. `is_decoded` says that it was coded on the wire. `state` is one of new,
+    reused, kept, replaced, observed; `scope` says who shares the key, and `name` identifies its
+    mapping; both are empty without a mapping of ours. `headers` are the routing headers to set,
     `routing` those that are sent, the client's own among them. `asked` says that
     `prompt_cache_options` was inserted. `origin` is the request that an upstream call is made for.
     `ticket` is what the sums know the request by. `comment` is the comment that the flow was given.
@@ -38,6 +39,7 @@ class RequestInFlight:
     headers: dict[str, str] = field(default_factory=dict)
     routing: dict[str, str] = field(default_factory=dict)
     asked: bool = False
+    is_decoded: bool = False
     origin: "RequestInFlight | None" = None
     ticket: Ticket = field(init=False)
     comment: str = ""

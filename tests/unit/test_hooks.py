@@ -63,6 +63,17 @@ def test_a_body_that_cannot_have_a_key_passes_with_one_warning(
     assert line.endswith(why)
 
 
+def test_few_decoded_bodies_are_kept(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = [context.send() for _ in range(3)]
+    limit = 2 * len(plain[0].request.content or b"")
+    monkeypatch.setattr("prompt_cache_key.hooks.MAX_DECODED", limit)
+    coded = HEADER | {"content-encoding": "gzip"}
+    flows = [*plain, *(context.send(gzip.compress(BODY), coded) for _ in range(3))]
+    kept = [bool(context.state.in_flight[flow].body) for flow in flows]
+    assert kept == [True, True, True, True, True, False]
+    assert all(b"prompt_cache_key" in (flow.request.content or b"") for flow in flows)
+
+
 @pytest.mark.parametrize(
     ("url", "headers", "method", "why"),
     [
