@@ -104,8 +104,10 @@ def addon_context() -> Iterator[Context]:
     addon = PromptCacheKey(clock)
     with taddons.context(Proxyserver(), Save(), addon) as context:
         made = Context(context, addon)
-        yield made
-        context.master.addons.remove(addon)
+        try:
+            yield made
+        finally:
+            context.master.addons.remove(addon)
 
 
 def fields(line: str) -> dict[str, str]:
