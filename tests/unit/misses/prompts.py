@@ -108,7 +108,8 @@ class Cache:
 
     def __init__(self, step: int = 128) -> None:
         self.step = step
-        self._known: set[bytes] = set()
+        self.prefixes: set[bytes] = set()
+        """Hashes of all that is cached."""
 
     def read(self, request: Object) -> Usage:
         """Return what an upstream would report; a token has four characters."""
@@ -118,9 +119,9 @@ class Cache:
             digest.update(prompt[start : start + 4 * self.step])
             prefixes.append(digest.digest())
         cached = next(
-            (i for i, each in enumerate(prefixes) if each not in self._known), len(prefixes)
+            (i for i, each in enumerate(prefixes) if each not in self.prefixes), len(prefixes)
         )
-        self._known.update(prefixes)
+        self.prefixes.update(prefixes)
         return Usage(len(prompt) // 4, cached * self.step, None, None)
 
 
