@@ -1,6 +1,7 @@
 """A server and a mitmdump before it, both sound to the end, and what tests ask of them."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ CHAT = "/v1/chat/completions"
 EVENTS = (("content-type", "text/event-stream"),)
 KEY = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 SESSION_HEADER = "X-Claude-Code-Session-Id"
+_FIELD = re.compile(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|(\S+))')
 
 
 def assert_sound(proxy: Mitmdump) -> None:
@@ -52,6 +54,12 @@ def is_keyed(arrived: bytes, sent: bytes) -> bool:
 def flows(path: Path) -> list[http.HTTPFlow]:
     with path.open("rb") as file:
         return [flow for flow in FlowReader(file).stream() if isinstance(flow, http.HTTPFlow)]
+
+
+def logged(proxy: Mitmdump, what: str) -> list[dict[str, str]]:
+    """Return the fields of each line of a kind that the addon has logged."""
+    lines = [line for line in proxy.lines if f"[prompt-cache] {what}" in line]
+    return [{name: text or word for name, text, word in _FIELD.findall(line)} for line in lines]
 
 
 def cached_reply(_: Request) -> Reply:

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable, Iterator
 from http.client import HTTPResponse
 from queue import Queue
+from select import select
 
 from lib import LOOPBACK, TIMEOUT
 from lib.messages import Headers, Reply, Request
@@ -70,6 +71,11 @@ class Exchange:
             self._response = HTTPResponse(self._socket, method="POST")
             self._response.begin()
         return self._response
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing of a response has come."""
+        return not select([self._socket], [], [], 0)[0]
 
     def close(self, *, is_reset: bool = False) -> None:
         """Close the client's connection, in order or by a reset."""

@@ -72,10 +72,8 @@ def send(
     """Send a body to a host and path; return what arrived."""
     host, path = to
     with Client(port) as client:
-        assert (
-            client.send("POST", f"http://{host}{path}", [("Host", host), *headers], body).status
-            == 200
-        )
+        answer = client.send("POST", f"http://{host}{path}", [("Host", host), *headers], body)
+    assert answer.status == 200
     (request,) = server.take()
     return request
 
@@ -239,13 +237,8 @@ def test_a_header_of_the_session_beside_a_key_of_the_user(server: Server) -> Non
 def test_a_header_that_its_client_changes_again_and_again_is_replaced(server: Server) -> None:
     with proxies(server, 1) as (proxy,):
         session, (host, path, model) = str(uuid4()), FIREWORKS
-        arrived = []
-        for value in ("a", "a", "b", "c", "d"):
-            headers = [("Host", host), ("X-Session-Affinity", value)]
-            with Client(proxy.port) as client:
-                body = request_body(session, model=model)
-                assert client.send("POST", f"http://{host}{path}", headers, body).status == 200
-            arrived += server.take()
+        body, name = request_body(session, model=model), "X-Session-Affinity"
+        arrived = [send(proxy.port, server, (host, path), body, (name, v)) for v in "aabcd"]
         proxy.find_all("usage|key=", 5)
     key = arrived[0].key
     assert [each.header("x-session-affinity") for each in arrived] == ["a", "a", "b", key, key]

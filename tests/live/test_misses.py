@@ -1,7 +1,6 @@
 """Misses named while they happen: a real mitmdump before a server that caches by prefix."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -15,13 +14,12 @@ from lib.messages import Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.recordings import conversations, encoded
 from lib.rules import SINCE_GPT_5_6, PromptCache, pieces_of
-from live.proxied import EVENTS, SESSION_HEADER, proxied
+from live.proxied import EVENTS, SESSION_HEADER, logged, proxied
 from mitmproxy import flowfilter
 from prompt_cache_key.report.command import build
 
 Body = dict[str, Any]
 
-FIELD = re.compile(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|(\S+))')
 TOKENS = 10  # characters
 ORDER = ("tools", "tool_choice", "system", "instructions", "messages", "input")
 
@@ -127,8 +125,7 @@ class Setup(NamedTuple):
     def misses(self) -> list[dict[str, str]]:
         """End the proxy and return the fields of each miss that it logged."""
         self.proxy.stop()
-        lines = [line for line in self.proxy.lines if "[prompt-cache] miss " in line]
-        return [{name: text or word for name, text, word in FIELD.findall(line)} for line in lines]
+        return logged(self.proxy, "miss ")
 
 
 @pytest.fixture(name="setup")

@@ -19,8 +19,8 @@ from lib.mitmdump import Mitmdump
 from lib.recordings import encoded, excerpt, records, restored
 from lib.server import Server
 from lib.stand_in import TIME_HEADER
-from live.proxied import EVENTS, SESSION_HEADER, assert_sound
-from live.test_misses import CHANGES, FIELD, PrefixCache, conversation
+from live.proxied import EVENTS, SESSION_HEADER, assert_sound, logged
+from live.test_misses import CHANGES, PrefixCache, conversation
 
 Body = dict[str, Any]
 
@@ -78,12 +78,6 @@ def ask(port: int, place: Place, session: str, body: Body, *headers: tuple[str, 
         shown: Headers = [("Host", host), (SESSION_HEADER, session), *headers]
         assert client.send("POST", f"http://{host}{path}", shown, sent).status in (200, 400)
     return sent
-
-
-def logged(proxy: Mitmdump, what: str) -> list[dict[str, str]]:
-    """Return the fields of each line of a kind."""
-    lines = [line for line in proxy.lines if f"[prompt-cache] {what}" in line]
-    return [{name: text or word for name, text, word in FIELD.findall(line)} for line in lines]
 
 
 @pytest.mark.parametrize("place", PLACES, ids=[host for host, *_ in PLACES])
