@@ -131,5 +131,10 @@ def respond_early(request: Request) -> Reply | None:
     return None
 
 
+def of_client(headers: Headers) -> Headers:
+    """Return the headers that are to arrive as they were sent."""
+    return [each for each in headers if each[0].lower() not in ("host", "content-length")]
+
+
 def _reset() -> Reply:
     raise ConnectionResetError

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 from lib import ADDON, TIMEOUT
 from lib.client import Client
-from lib.messages import Headers, Reply, Request
+from lib.messages import Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.server import Server
 from live.expected import (
@@ -42,7 +42,7 @@ from live.expected import (
     World,
 )
 from live.proxied import assert_sound, script
-from live.stepwise import NUMBER, respond_early
+from live.stepwise import NUMBER, of_client, respond_early
 from prompt_cache_key.body import MEMBER_SIZE
 from prompt_cache_key.upstreams import DEFAULT_FILTER
 
@@ -152,11 +152,6 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
         with Mitmdump(*modes, flow_detail="0", **options) as proxy:
             yield Proxied(proxy, under_way)
     assert_sound(proxy)
-
-
-def of_client(headers: Headers) -> Headers:
-    """Return the headers that are to arrive as they were sent."""
-    return [each for each in headers if each[0].lower() not in ("host", "content-length")]
 
 
 def some(*phases: str) -> Callable[[Any], Any]:
