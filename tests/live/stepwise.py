@@ -43,7 +43,10 @@ class Exchange:
 
     def begin(self, port: int, size: int) -> None:
         """Connect, and send the head and so many bytes of the body."""
-        self._socket = socket.create_connection((LOOPBACK, port), TIMEOUT)
+        # A port that is bound is nobody else's. One that the system chooses as it connects may be that
+        # of a connection to another listener, too, and log lines name the port alone.
+        own = (LOOPBACK, 0)
+        self._socket = socket.create_connection((LOOPBACK, port), TIMEOUT, source_address=own)
         self.client = f"{LOOPBACK}:{self._socket.getsockname()[1]}"
         framing = ("Content-Length", str(len(self.body)))
         if self.is_chunked:
