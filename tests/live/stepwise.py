@@ -43,8 +43,8 @@ class Exchange:
 
     def begin(self, port: int, size: int) -> None:
         """Connect, and send the head and so many bytes of the body."""
-        # A port that is bound is nobody else's. One that the system chooses as it connects may be that
-        # of a connection to another listener, too, and log lines name the port alone.
+        # A bound port is nobody else's. A port that the system chooses as it connects may also be
+        # that of a connection to the other listener, and log lines name the port alone.
         own = (LOOPBACK, 0)
         self._socket = socket.create_connection((LOOPBACK, port), TIMEOUT, source_address=own)
         self.client = f"{LOOPBACK}:{self._socket.getsockname()[1]}"
