@@ -36,6 +36,7 @@ MAX_MEMBERS: Final = 10_000
 
 _MAX_DIGITS = 4300
 _MAX_REST = 4096
+"""Bytes of an object's rest whose metadata is remembered."""
 _MAX_PROBES = 100
 """Members of one name that are looked at; tools of Claude Code have none of the name `stream`."""
 
@@ -86,7 +87,7 @@ class Body:
         if at >= 0:
             rest = self.raw[at + 1 :]
             with suppress(ValueError):
-                return _first_of(rest) if len(rest) <= _MAX_REST else _first_of.__wrapped__(rest)
+                return (_remembered if len(rest) <= _MAX_REST else _metadata)(rest)
         return self.whole.get("metadata") if self.has("metadata") else None
 
     @cached_property
@@ -165,10 +166,12 @@ def reading() -> Iterator[None]:
         raise ValueError("the body is not JSON in UTF-8") from None
 
 
-@lru_cache(maxsize=256)  # a session sends the same with each request
-def _first_of(rest: bytes) -> Any:
+def _metadata(rest: bytes) -> Any:
     """Return the value of `metadata`, which the rest of an object begins with."""
     return load(b"{" + rest)["metadata"]
+
+
+_remembered = lru_cache(maxsize=256)(_metadata)  # a session sends the same with each request
 
 
 def load(raw: bytes) -> dict[str, Any]:

@@ -247,8 +247,10 @@ class Outcome:
             rejections.accepted(endpoint)
         elif response.status_code == 400 and rejections.count_400(endpoint, place):  # noqa: PLR2004
             what = f"three requests with a key in a row got 400 from {text(ours.url)}"
-            how = f"if the key is the reason, leave the endpoint out: {self._filter_without(ours)}"
-            log(logging.WARNING, f"{what}; {how}".removesuffix(": "))
+            how = "if the key is the reason, leave the endpoint out"
+            if option := self._filter_without(ours):
+                how += f": {option}"
+            log(logging.WARNING, f"{what}; {how}")
 
     def _warn_rejection(
         self, flow: http.HTTPFlow, ours: RequestInFlight, field: str, why: str

@@ -70,7 +70,7 @@ def _run(
             path = temporary / "settings.json"
             write_private(path, json.dumps(settings.merged(variables)).encode())
             command = [program, "--settings", str(path), *plan_.claude]
-            # Who presses Ctrl-C until Claude Code ends presses it once too often.
+            # A user who presses Ctrl-C until Claude Code ends may press Ctrl-C once too often.
             _handle((signal.SIGINT,), lambda *_: None)
             status = client.run(command, {**process, **variables}, proxy.life)
         finally:

@@ -199,11 +199,6 @@ def as_cached_by_anthropic(body: dict[str, Any]) -> dict[str, Any]:
     return body | {"system": system, "tools": tools}
 
 
-def _following(body: dict[str, Any]) -> Iterator[Any]:
-    """Return the turns behind the system messages that a prompt begins with."""
-    return dropwhile(is_system, turns(body))
-
-
 def words(value: Any) -> str:
     """Return the text of a block or message, of one block or of several."""
     if isinstance(value, dict):
@@ -254,7 +249,8 @@ def _named(
     old, new = (elements(section, body.get(section)) for body in (before, after))
     here = {is_system(turns[at]) for turns in (old, new) if at < len(turns)}
     leads = section in FRONT or (True in here and all(map(is_system, new[:at])))
-    if leads and _has_grown(end) and not any(map(is_system, _following(after))):
+    following = dropwhile(is_system, turns(after))
+    if leads and _has_grown(end) and not any(map(is_system, following)):
         return MOVED, ""
     if leads or here == {True}:
         return SYSTEM, ""

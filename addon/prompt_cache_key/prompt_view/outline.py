@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prompt_cache_key.prompt_view.blocks import beginning, encode, kind, read, size
 from prompt_cache_key.screen_text import COLUMNS, cut, fit, width
+from prompt_cache_key.stats.sums import percent, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +76,7 @@ def _summary(facts: Facts, columns: int) -> Iterator[str]:
     """Yield one line with hit rate and missed tokens; nothing before there is a response."""
     words = []
     if facts.input is not None and facts.cached is not None:
-        rate = f"{100 * facts.cached // facts.input}%" if facts.input else "?%"
+        rate = percent(share(facts.cached, facts.input))
         words.append(f"hit {rate}: {facts.cached:,} of {facts.input:,} tokens cached")
     elif facts.input is not None:
         words.append(f"{facts.input:,} tokens, cached tokens not reported")

@@ -108,9 +108,8 @@ class PromptView:
             known = facts(flow)
             if not flow.response:
                 self._unanswered.add(flow)
-        return [
-            line or " " for line in outline(data, known, columns())
-        ]  # mitmweb hides an empty line
+        # mitmweb hides an empty line.
+        return [line or " " for line in outline(data, known, columns())]
 
 
 def facts(flow: http.HTTPFlow) -> Facts:

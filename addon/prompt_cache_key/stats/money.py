@@ -3,8 +3,8 @@
 Prices are given (`report --price-input 2 …`), or those of the optional package `genai-prices`,
 which has them in its wheel; nothing is fetched. A model's price at the provider that its endpoint
 belongs to counts; behind a gateway or translator, which no list knows, it is that of the model's
-maker. So the dollars of an engine on one's own machine are
-those of a hosted one: no list knows that the engine costs nothing.
+maker. So the dollars of an engine on one's own machine are those of a hosted one: no list knows
+that the engine costs nothing.
 
 Not considered: cache writes for an hour cost Anthropic's customers more than those for 5 minutes,
 and usage does not tell the two apart here.
