@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
-from lib.messages import Reply, Request
+from lib.messages import EVENTS, Reply, Request, event
 from lib.rules import CHARACTERS_PER_TOKEN, SINCE_GPT_5_6, PromptCache, count_tokens, pieces_of
 
 SESSION_HEADER = "x-claude-code-session-id"
@@ -65,25 +65,21 @@ class Gateway:
         usage = {"input_tokens": 4, "output_tokens": 60, "cache_read_input_tokens": cached}
         usage["cache_creation_input_tokens"] = max(0, tokens - cached - 4)
         body = stream(step.block, usage, request.json["model"])
-        return Reply(headers=[("content-type", "text/event-stream")], body=body)
+        return Reply(headers=EVENTS, body=body)
 
 
 def stream(block: dict[str, Any], usage: dict[str, int], model: str) -> Iterator[bytes]:
     """Yield an answer of one content block as server-sent events."""
     head = {"id": f"msg_{next(_numbers)}", "type": "message", "role": "assistant", "content": []}
-    yield _event("message_start", message=head | {"model": model, "usage": usage})
+    yield event("message_start", message=head | {"model": model, "usage": usage})
     if block["type"] == "text":
         start, delta = {"type": "text", "text": ""}, block | {"type": "text_delta"}
     else:
         start = block | {"input": {}}
         delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
-    yield _event("content_block_start", index=0, content_block=start)
-    yield _event("content_block_delta", index=0, delta=delta)
-    yield _event("content_block_stop", index=0)
+    yield event("content_block_start", index=0, content_block=start)
+    yield event("content_block_delta", index=0, delta=delta)
+    yield event("content_block_stop", index=0)
     stop = "tool_use" if block["type"] == "tool_use" else "end_turn"
-    yield _event("message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage=usage)
-    yield _event("message_stop")
-
-
-def _event(type_: str, **data: object) -> bytes:
-    return f"event: {type_}\ndata: {json.dumps({'type': type_} | data)}\n\n".encode()
+    yield event("message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage=usage)
+    yield event("message_stop")

@@ -8,6 +8,14 @@ from typing import Any
 
 Headers = Sequence[tuple[str, str]]
 
+EVENTS: Headers = (("content-type", "text/event-stream"),)
+"""The headers of a stream of server-sent events."""
+
+
+def event(type_: str, **data: object) -> bytes:
+    """Return a server-sent event as Anthropic and OpenAI Responses write it."""
+    return f"event: {type_}\ndata: {json.dumps({'type': type_} | data)}\n\n".encode()
+
 
 def header(headers: Headers, name: str) -> str | None:
     """Return the value of the first header of that name in any case."""

@@ -14,7 +14,7 @@ from lib import ADDON, LOOPBACK
 from lib.claude_code import run_claude_code
 from lib.dialects import DIALECTS, usage
 from lib.gateway import AGENT_HEADER, SESSION_HEADER, call, say, stream
-from lib.messages import Reply, Request
+from lib.messages import EVENTS, Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.playthrough import PATIENCE, Answer, Outcome, Way, engines
 from lib.recordings import encoded
@@ -48,7 +48,7 @@ class Translator:
         if is_first and not request.header(AGENT_HEADER):
             step = call("Agent", description="help", prompt="Say goodbye.", **_HELP)
         body = stream(step.block, counts | {"output_tokens": 2}, request.json["model"])
-        return Reply(headers=[("content-type", "text/event-stream")], body=body)
+        return Reply(headers=EVENTS, body=body)
 
     def _ask(self, request: Request) -> Answer:
         path, translate, end = DIALECTS["chat"]

@@ -4,12 +4,11 @@ A mitmproxy that takes it for the next proxy leads requests for OpenAI's host to
 every one with a fixed sentence, and reports what `rules` says of its prompt.
 """
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from lib.messages import Reply, Request
+from lib.messages import EVENTS, Reply, Request, event
 from lib.rules import CHARACTERS_PER_TOKEN, PromptCache, count_tokens, pieces_of, rules_of
 
 URL = "http://api.openai.com/v1/responses"
@@ -53,8 +52,8 @@ class StandIn:
         read = cache.read(pieces, request.key, float(request.header(TIME_HEADER) or 0))
         tokens, cached = count_tokens("".join(pieces)), read // CHARACTERS_PER_TOKEN
         self.counts[model].add(Counts(1, tokens, cached))
-        events = _events(model, tokens, cached)
-        return Reply(headers=[("content-type", "text/event-stream")], body=map(_encoded, events))
+        body = (event(each["type"], **each) for each in _events(model, tokens, cached))
+        return Reply(headers=EVENTS, body=body)
 
 
 def _events(model: str, prompt: int, cached: int) -> list[dict[str, Any]]:
@@ -81,7 +80,3 @@ def _events(model: str, prompt: int, cached: int) -> list[dict[str, Any]]:
         {"type": "response.output_item.done", "output_index": 0, "item": done},
         {"type": "response.completed", "response": completed},
     ]
-
-
-def _encoded(event: dict[str, Any]) -> bytes:
-    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()

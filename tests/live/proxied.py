@@ -1,7 +1,6 @@
 """A server and a mitmdump before it, both sound to the end, and what tests ask of them."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +10,13 @@ from lib.client import without_key
 from lib.messages import Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.server import Server
+from log_lines import fields
 from mitmproxy import http
 from mitmproxy.io import FlowReader
 
 CHAT = "/v1/chat/completions"
-EVENTS = (("content-type", "text/event-stream"),)
 KEY = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 SESSION_HEADER = "X-Claude-Code-Session-Id"
-_FIELD = re.compile(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|(\S+))')
 
 
 def assert_sound(proxy: Mitmdump) -> None:
@@ -58,8 +56,7 @@ def flows(path: Path) -> list[http.HTTPFlow]:
 
 def logged(proxy: Mitmdump, what: str) -> list[dict[str, str]]:
     """Return the fields of each line of a kind that the addon has logged."""
-    lines = [line for line in proxy.lines if f"[prompt-cache] {what}" in line]
-    return [{name: text or word for name, text, word in _FIELD.findall(line)} for line in lines]
+    return [fields(line) for line in proxy.lines if f"[prompt-cache] {what}" in line]
 
 
 def cached_reply(_: Request) -> Reply:

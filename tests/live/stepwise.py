@@ -8,13 +8,12 @@ from queue import Queue
 from select import select
 
 from lib import LOOPBACK, TIMEOUT
-from lib.messages import Headers, Reply, Request
+from lib.messages import EVENTS, Headers, Reply, Request
 
 NUMBER = "x-number"
 """The header that says which exchange a request belongs to."""
 EARLY = "x-early"
 """The header that has the upstream answer, or break off, when only the head has come."""
-EVENTS = (("content-type", "text/event-stream"),)
 
 
 class Exchange:

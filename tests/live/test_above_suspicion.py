@@ -17,12 +17,11 @@ import pytest
 from lib import ADDON, LOOPBACK, TIMEOUT
 from lib.client import MESSAGES, Client, post, request_body
 from lib.dialects import DIALECTS
-from lib.messages import Reply, Request
+from lib.messages import EVENTS, Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.server import Server
 from live.proxied import (
     CHAT,
-    EVENTS,
     SESSION_HEADER,
     assert_sound,
     flows,

@@ -5,7 +5,6 @@ CLAUDE_CODE names its binary; .ci/run installs one.
 
 import json
 import shlex
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ from uuid import uuid4
 import pytest
 from lib import ADDON
 from lib.claude_code import run_claude_code
-from lib.messages import Reply, Request
+from lib.gateway import AGENT_HEADER, SESSION_HEADER, call, say, stream
+from lib.messages import EVENTS, Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.server import Server
 from live.tls_server import TlsServer
 
 pytestmark = pytest.mark.client
-
-AGENT_HEADER = "x-claude-code-agent-id"
-SESSION_HEADER = "x-claude-code-session-id"
 
 # https://gateway.test is the server of the test.
 _TO_UPSTREAM = """
@@ -30,33 +27,6 @@ def server_connect(data):
     if data.server.address[0] == "gateway.test":
         data.server.address = ("127.0.0.1", %d)
 """
-
-
-def stream(*blocks: dict[str, Any]) -> Iterator[bytes]:
-    """Yield an answer of these content blocks as server-sent events."""
-    stop = "tool_use" if blocks[-1]["type"] == "tool_use" else "end_turn"
-    message = {"id": f"msg_{uuid4().hex}", "type": "message", "role": "assistant", "content": []}
-    usage = {"input_tokens": 10, "output_tokens": 1}
-    yield event("message_start", message=message | {"model": "claude-opus-5-5", "usage": usage})
-    for index, block in enumerate(blocks):
-        if block["type"] == "text":
-            start, delta = {"type": "text", "text": ""}, block | {"type": "text_delta"}
-        else:
-            start = block | {"input": {}}
-            delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
-        yield event("content_block_start", index=index, content_block=start)
-        yield event("content_block_delta", index=index, delta=delta)
-        yield event("content_block_stop", index=index)
-    yield event("message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage=usage)
-    yield event("message_stop")
-
-
-def event(type_: str, **data: object) -> bytes:
-    return f"event: {type_}\ndata: {json.dumps({'type': type_} | data)}\n\n".encode()
-
-
-def tool_use(name: str, **arguments: object) -> dict[str, Any]:
-    return {"type": "tool_use", "id": f"toolu_{uuid4().hex}", "name": name, "input": arguments}
 
 
 def tool_results(request: Request) -> list[dict[str, Any]]:
@@ -76,11 +46,9 @@ def answer(request: Request) -> Reply:
     done = len(tool_results(request))
     agent = request.header(AGENT_HEADER)
     if done == 0:
-        block = tool_use(
-            "Bash", command=f"echo ran-by-{'agent' if agent else 'main'}", description="x"
-        )
+        step = call("Bash", command=f"echo ran-by-{'agent' if agent else 'main'}", description="x")
     elif done == 1 and not agent:
-        block = tool_use(
+        step = call(
             "Agent",
             description="x",
             prompt="run a command",
@@ -88,8 +56,9 @@ def answer(request: Request) -> Reply:
             run_in_background=False,
         )
     else:
-        block = {"type": "text", "text": "goodbye"}
-    return Reply(headers=[("content-type", "text/event-stream")], body=stream(block))
+        step = say("goodbye")
+    usage = {"input_tokens": 10, "output_tokens": 1}
+    return Reply(headers=EVENTS, body=stream(step.block, usage, "claude-opus-5-5"))
 
 
 @pytest.mark.parametrize("mode", ["reverse", "regular"])

@@ -19,10 +19,10 @@ from uuid import uuid4
 
 import pytest
 from lib import ADDON, LOOPBACK, TIMEOUT, free_port
-from lib.messages import Reply, Request
+from lib.messages import EVENTS, Reply, Request, event
 from lib.mitmdump import Mitmdump
 from lib.server import Server
-from live.test_claude_code import answer, event
+from live.test_claude_code import answer
 from live.tls_server import TlsServer
 
 COMMAND = (
@@ -474,7 +474,7 @@ def test_the_real_claude_code_ends_with_the_launcher(real: Launch) -> None:
             return Reply()
         message = {"id": "m", "type": "message", "role": "assistant", "content": [], "model": "m"}
         started = event("message_start", message=message | {"usage": {"input_tokens": 1}})
-        return Reply(headers=[("content-type", "text/event-stream")], body=[started, b""])
+        return Reply(headers=EVENTS, body=[started, b""])
 
     with Server(wait) as gateway:
         launched = claude_code(real, "--to", gateway.url, "-p", "hi")

@@ -10,11 +10,11 @@ from uuid import uuid4
 import pytest
 from lib.client import Client
 from lib.dialects import DIALECTS
-from lib.messages import Reply, Request
+from lib.messages import EVENTS, Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.recordings import conversations, encoded
 from lib.rules import SINCE_GPT_5_6, PromptCache, pieces_of
-from live.proxied import EVENTS, SESSION_HEADER, logged, proxied
+from live.proxied import SESSION_HEADER, logged, proxied
 from mitmproxy import flowfilter
 from prompt_cache_key.report.command import build
 

@@ -14,12 +14,12 @@ import demo
 import pytest
 from lib.client import Client
 from lib.dialects import DIALECTS
-from lib.messages import Headers, Reply, Request
+from lib.messages import EVENTS, Headers, Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.recordings import encoded, excerpt, records, restored
 from lib.server import Server
 from lib.stand_in import TIME_HEADER
-from live.proxied import EVENTS, SESSION_HEADER, assert_sound, logged
+from live.proxied import SESSION_HEADER, assert_sound, logged
 from live.test_misses import CHANGES, PrefixCache, conversation
 
 Body = dict[str, Any]

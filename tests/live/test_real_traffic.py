@@ -20,9 +20,9 @@ import pytest
 from lib import LOOPBACK, TIMEOUT
 from lib.client import Client, request_body
 from lib.dialects import DIALECTS
-from lib.messages import Headers, Reply, Request
+from lib.messages import EVENTS, Headers, Reply, Request
 from lib.mitmdump import Mitmdump
-from live.proxied import EVENTS, SESSION_HEADER, assert_sound, flows, proxied
+from live.proxied import SESSION_HEADER, assert_sound, flows, logged, proxied
 from mitmproxy import flowfilter
 from mitmproxy.net import encoding
 from prompt_cache_key.finished import FinishedRequest
@@ -45,7 +45,6 @@ from wsproto.events import Request as WsRequest
 Tokens = tuple[int, int | None] | None
 """The whole prompt and its cached part; None if no usage is reported."""
 
-FIELD = re.compile(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|(\S+))')
 JSON = (("content-type", "application/json"),)
 TYPES: dict[str, Headers] = {
     "no type": (),
@@ -149,13 +148,11 @@ class Run(NamedTuple):
     received: dict[str, list[bytes]]
 
 
-def fields(lines: Iterable[str], kind: str) -> dict[str, list[dict[str, str]]]:
+def by_model(proxy: Mitmdump, kind: str) -> dict[str, list[dict[str, str]]]:
     """Return the fields of each log line of that kind, by model."""
     found: dict[str, list[dict[str, str]]] = {}
-    for line in lines:
-        if f"[prompt-cache] {kind} " in line:
-            each = {name: quoted or plain for name, quoted, plain in FIELD.findall(line)}
-            found.setdefault(each["model"], []).append(each)
+    for each in logged(proxy, f"{kind} "):
+        found.setdefault(each["model"], []).append(each)
     return found
 
 
@@ -213,7 +210,7 @@ def _run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         assert flow.response
         model = model_of(flow.request.path, flow.request.content or b"")
         contents.setdefault(model, []).append(flow.response.raw_content)
-    usages, misses = fields(proxy.lines, "usage"), fields(proxy.lines, "miss")
+    usages, misses = by_model(proxy, "usage"), by_model(proxy, "miss")
     return Run(usages, misses, reported(saved), contents, received)
 
 
@@ -227,10 +224,10 @@ def test_usage_in_the_log_and_in_the_report(run: Run, name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_misses_in_the_log_and_in_the_report(run: Run, name: str) -> None:
-    logged = [(int(each["missed"]), each["cause"]) for each in run.missed.get(IDS[name], [])]
-    assert len(logged) == CASES[name].misses
+    missed = [(int(each["missed"]), each["cause"]) for each in run.missed.get(IDS[name], [])]
+    assert len(missed) == CASES[name].misses
     misses = [request.miss for request in run.reported[IDS[name]] if request.miss]
-    assert [(miss.missed, miss.cause) for miss in misses] == logged
+    assert [(miss.missed, miss.cause) for miss in misses] == missed
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -258,7 +255,7 @@ def test_usage_of_streamed_requests_in_the_report(tmp_path: Path) -> None:
         proxy.stop()
     assert [flow.request.raw_content for flow in flows(saved)] == [None] * len(turns)
     expected = [result and result[:2] for result in results]
-    assert counted(fields(proxy.lines, "usage")["m"]) == expected
+    assert counted(by_model(proxy, "usage")["m"]) == expected
     usages = [request.usage for request in reported(saved)["m"]]
     assert [usage and (usage.input, usage.cached) for usage in usages] == expected
 
@@ -303,7 +300,7 @@ def test_a_stream_that_breaks_off_is_read_alike(name: str, type_: str, tmp_path:
                 client.send("POST", path_of(usage), session, body)
             proxy.find_all("usage hit=", turn + 1)
         proxy.stop()
-    assert counted(fields(proxy.lines, "usage")["m"]) == expected
+    assert counted(by_model(proxy, "usage")["m"]) == expected
     usages = [request.usage for request in reported(saved)["m"]]
     assert [usage and (usage.input, usage.cached) for usage in usages] == expected
 

@@ -17,7 +17,7 @@ import pytest
 from lib import LOOPBACK, free_port
 from lib.claude_code import run_claude_code
 from lib.claude_code_router import claude_code_router, install
-from lib.messages import Reply, Request
+from lib.messages import EVENTS, Reply, Request
 from lib.mitmdump import Mitmdump
 from lib.server import Server
 
@@ -80,7 +80,7 @@ def answer(request: Request) -> Reply:
         )
     else:
         pieces = stream("goodbye")
-    return Reply(headers=[("content-type", "text/event-stream")], body=pieces)
+    return Reply(headers=EVENTS, body=pieces)
 
 
 # --- the sessions -------------------------------------------------------------------------------

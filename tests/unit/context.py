@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -108,12 +107,6 @@ def addon_context() -> Iterator[Context]:
             yield made
         finally:
             context.master.addons.remove(addon)
-
-
-def fields(line: str) -> dict[str, str]:
-    """Return the fields of a log line, `name=value` each."""
-    found = re.findall(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)', line)
-    return {name: json.loads(value) if value[0] == '"' else value for name, value in found}
 
 
 def key(flow: http.HTTPFlow) -> Any:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from log_lines import fields
 from mitmproxy.exceptions import AddonHalt
 from mitmproxy.test import tflow, tutils
-from unit.context import BODY, HEADER, SESSION, URL, Context, fields, usage
+from unit.context import BODY, HEADER, SESSION, URL, Context, usage
 
 Log = Callable[[], list[str]]
 

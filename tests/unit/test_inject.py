@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from log_lines import fields
 from mitmproxy import http
 from mitmproxy.test import tflow
 from prompt_cache_key.inject import LARGE
-from unit.context import BODY, HEADER, SESSION, Context, fields, key, usage
+from unit.context import BODY, HEADER, SESSION, Context, key, usage
 
 Log = Callable[[], list[str]]
 

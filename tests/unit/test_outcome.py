@@ -4,10 +4,11 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from log_lines import fields
 from mitmproxy import http
 from prompt_cache_key.outcome import MAX_JUDGED, STEP
 from prompt_cache_key.rejections.learned import Rejections
-from unit.context import BODY, SESSION, Context, fields, key, usage
+from unit.context import BODY, SESSION, Context, key, usage
 
 Log = Callable[[], list[str]]
 

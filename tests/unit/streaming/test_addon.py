@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from log_lines import fields
 from mitmproxy import http
 from mitmproxy.test import taddons, tflow
 from prompt_cache_key.body import MEMBER_SIZE
 from prompt_cache_key.streaming.held_request import MAX_HELD, HeldRequest
-from unit.context import BODY, EVENTS, HEADER, SESSION, URL, Context, fields, key, usage
+from unit.context import BODY, EVENTS, HEADER, SESSION, URL, Context, key, usage
 
 Log = Callable[[], list[str]]
 
